@@ -1,0 +1,52 @@
+# Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup.sh says how).
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab kernel lock clean distclean
+
+BIN := $(CURDIR)/.venv/bin
+# What runs finds mpiexec and the course's own Python first, and no packages of other installations; and it keeps
+# the compiled modules: without them, each process that imports TensorFlow needs three times as long for that.
+IN_VENV := PATH="$(BIN):$$PATH"
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
+
+ifeq ($(shell id -u),0)
+# Open MPI and JupyterLab refuse to work for root unless told otherwise, as is the custom in containers.
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+LAB_AS_ROOT = --allow-root
+KERNEL_AS_ROOT = --env OMPI_ALLOW_RUN_AS_ROOT 1 --env OMPI_ALLOW_RUN_AS_ROOT_CONFIRM 1
+endif
+
+help:  ## say what the targets are
+	@echo "Targets:"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo "Choices, on the command line or in the environment:"
+	@sed -nE 's/^#   ([A-Z]+=[^ ]+) +/  \1\t/p' cluster/setup.sh | expand -t 18
+
+setup:  ## make .venv, or bring it up to date; the other targets do it by themselves
+	@bash cluster/setup.sh
+
+run: setup  ## run every notebook in its quick profile on 2 MPI ranks; results and HTML pages land in build/
+	$(IN_VENV) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
+
+test: setup  ## check the style of code and notebooks, then run the tests
+	$(IN_VENV) ruff check .
+	$(IN_VENV) python -m pytest
+
+lab: setup  ## open JupyterLab on the notebooks
+	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks
+
+kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab
+	$(IN_VENV) python -m ipykernel install --user --name bnn-course --display-name "BNN course" \
+		--env PATH '$(BIN):$${PATH}' $(KERNEL_AS_ROOT)
+
+lock: setup  ## write requirements.lock from pyproject.toml, keeping the versions that still fit
+	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.10 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
+
+clean:  ## remove what runs and tests left behind
+	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name .venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+distclean: clean  ## remove .venv too; the compiled Horovod stays in the cache
+	rm -rf .venv
