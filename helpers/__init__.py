@@ -1,0 +1,50 @@
+"""The code that two notebooks or more share.
+
+Importing this package prepares TensorFlow: it must be the first import that touches it.
+"""
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
+    raise ImportError("TensorFlow is imported already: import helpers before it, and start Python anew")
+
+# tfp.layers are Keras 2 layers; TensorFlow 2.16 and later hand out Keras 3 unless told otherwise.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow leaves oneDNN off on AMD processors, where it helps convolutions as much as on Intel's.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = Path(os.environ.get("BNN_RUNS_DIR", ROOT / "build" / "runs"))
+
+
+@contextmanager
+def _stderr_kept_back():
+    """Hold back what C++ writes to descriptor 2, and give it out after all if the block raises.
+
+    TensorFlow complains of absent CUDA plugins before any of its log levels is in force.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+with _stderr_kept_back():
+    import tensorflow
+
+# Its warnings of retracing count models that were rightly traced once each.
+tensorflow.get_logger().setLevel("ERROR")
