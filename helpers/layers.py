@@ -1,0 +1,149 @@
+"""Bayesian layers: TFP's, faster in training, with noise that can be repeated and saved.
+
+Each class takes the arguments of the tfp.layers class it extends and has the same `kernel_posterior`,
+`kernel_prior` and `losses`, so that either can stand in a model. What changes:
+
+* noise comes from a `tf.random.Generator` that the layer owns and a checkpoint saves, so that a resumed run draws
+  what the uninterrupted one would have drawn; the state of TensorFlow's global generator cannot be saved;
+* random numbers, standard deviations, flipout's products and the KL are computed at less cost;
+* means start from He's initial weights (He et al. 2015, equation 10), biases from zero, standard deviations
+  from `INITIAL_SCALE`. TFP starts every layer from the same stream of numbers, whatever its fan-in.
+"""
+
+import math
+
+from helpers import flipout
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras as keras
+
+tfd = tfp.distributions
+INITIAL_SCALE = 0.01
+
+
+def gaussian_kl(posterior, prior, _=None):
+    """KL(posterior || prior) of two factorised Gaussians, summed over all weights.
+
+    Kingma and Welling (2014), appendix B, for any prior mean and scale: with r = scale_q / scale_p,
+    sum(r^2 + ((loc_q - loc_p) / scale_p)^2 - 1 - 2 log r) / 2. Other distributions are left to TFP.
+
+    Args:
+      posterior, prior: `tfd.Independent(tfd.Normal)` of the same event shape.
+
+    Returns:
+      Scalar float tensor, in nats.
+    """
+    q, p = (getattr(d, "distribution", None) for d in (posterior, prior))
+    if not (isinstance(q, tfd.Normal) and isinstance(p, tfd.Normal)):
+        return tfd.kl_divergence(posterior, prior)
+    ratio, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
+    logarithms = tf.reduce_sum(tf.math.log(ratio))
+    return tf.nn.l2_loss(ratio) + tf.nn.l2_loss(shift) - logarithms - 0.5 * math.prod(ratio.shape)
+
+
+def _posteriors():
+    """The posteriors with the initial values named above, as the functions that tfp.layers take."""
+    factorised, initial = tfp.layers.default_mean_field_normal_fn, keras.initializers
+    scale = {"untransformed_scale_initializer": initial.Constant(math.log(math.expm1(INITIAL_SCALE)))}
+    return factorised(loc_initializer=initial.HeNormal(), **scale), factorised(True, initial.Zeros())
+
+
+class _OwnNoise:
+    """Gives a tfp.layers layer a generator of its own, and the defaults named above."""
+
+    def __init__(self, *args, seed=None, **kwargs):
+        kernel, bias = _posteriors()
+        own = {"kernel_posterior_fn": kernel, "bias_posterior_fn": bias, "kernel_divergence_fn": gaussian_kl}
+        own |= {"kernel_posterior_tensor_fn": self._draw, "bias_posterior_tensor_fn": self._draw}
+        super().__init__(*args, **own | kwargs)
+        self.seed, self._arguments = seed, (args, kwargs)
+        make = tf.random.Generator
+        self.generator = make.from_non_deterministic_state() if seed is None else make.from_seed(seed)
+
+    def get_config(self):
+        args, kwargs = self._arguments
+        return {"args": args, **kwargs, "seed": self.seed, "name": self.name, "trainable": self.trainable}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*config["args"], **{key: value for key, value in config.items() if key != "args"})
+
+    def add_variable(self, *args, **kwargs):
+        """TFP builds with this, Keras' deprecated name for add_weight, and every layer would warn of it."""
+        return self.add_weight(*args, **kwargs)
+
+    def call(self, inputs):
+        posterior = self.kernel_posterior
+        if isinstance(normal := getattr(posterior, "distribution", None), tfd.Normal):
+            # Noise and KL would each compute the scale from its variable. Assigned past Keras' tracking.
+            normal = tfd.Normal(tf.convert_to_tensor(normal.loc), tf.convert_to_tensor(normal.scale))
+            vars(self)["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
+        try:
+            return super().call(inputs)
+        finally:
+            vars(self)["kernel_posterior"] = posterior
+
+    def _draw(self, posterior):
+        """One draw from a distribution, by the layer's own generator."""
+        factors = getattr(posterior, "distribution", posterior)
+        if isinstance(factors, tfd.Deterministic):
+            return tf.convert_to_tensor(factors.loc)
+        if isinstance(factors, tfd.Normal):
+            noise = flipout.normal(self.generator, factors.batch_shape)
+            return factors.loc + factors.scale * tf.cast(noise, factors.dtype)
+        return tf.convert_to_tensor(posterior.sample(seed=self.generator.make_seeds()[:, 0]))
+
+    def _factors(self, inputs, units):
+        """What flipout makes an example's weights of: means, noise, and its signs for inputs and for outputs."""
+        self.kernel_posterior_tensor = None
+        normal, rows = self.kernel_posterior.distribution, inputs.shape[0] or tf.shape(inputs)[0]
+        noise = self.kernel_posterior_tensor_fn(tfd.Normal(tf.zeros([], normal.dtype), normal.scale))
+        signs = [flipout.signs(self.generator, rows, columns) for columns in (inputs.shape[-1], units)]
+        return normal.loc, noise, *(tf.cast(sign, normal.dtype) for sign in signs)
+
+
+class DenseReparameterization(_OwnNoise, tfp.layers.DenseReparameterization):
+    """`tfp.layers.DenseReparameterization`: one draw of the weights shared by the whole batch."""
+
+
+class Convolution2DReparameterization(_OwnNoise, tfp.layers.Convolution2DReparameterization):
+    """`tfp.layers.Convolution2DReparameterization`: one draw of the kernel shared by the whole batch."""
+
+
+class DenseFlipout(_OwnNoise, tfp.layers.DenseFlipout):
+    """`tfp.layers.DenseFlipout`: every example has the draw with signs of its own."""
+
+    def _apply_variational_kernel(self, inputs):
+        return flipout.dense(inputs, *self._factors(inputs, self.units))
+
+
+class Convolution2DFlipout(_OwnNoise, tfp.layers.Convolution2DFlipout):
+    """`tfp.layers.Convolution2DFlipout`: every example has the draw with signs of its own."""
+
+    def _apply_variational_kernel(self, inputs):
+        places = self.compute_output_shape(inputs.shape).as_list()[1:]
+        last = self.data_format == "channels_last"
+        inputs, places = (inputs, places[:-1]) if last else (tf.transpose(inputs, [0, 2, 3, 1]), places[1:])
+        how = {"strides": self.strides, "padding": self.padding.upper(), "dilations": self.dilation_rate}
+        outputs = flipout.convolution(inputs, *self._factors(inputs, self.filters), places, **how)
+        return outputs if last else tf.transpose(outputs, [0, 3, 1, 2])
+
+
+def seed_noise(model, seed, rank=0, restart=True):
+    """Key the weight noise of every layer of `model` that owns a generator to (seed, rank, layer).
+
+    The noise of two ranks must differ, or N ranks would draw it N times over and average nothing away.
+
+    Args:
+      model: a Keras model.
+      seed, rank: ints: the run's seed and this process's rank.
+      restart: begin the streams anew; False keeps the place that a checkpoint has restored. Every rank
+        has drawn as much as every other, so rank 0's checkpoint serves them all.
+    """
+    for index, layer in enumerate(layer for layer in model.submodules if hasattr(layer, "generator")):
+        # Philox keys must not collide between (seed, rank, layer): mix them with TF's own stateless hash.
+        mixed = tf.random.experimental.stateless_fold_in(tf.constant([seed, rank], tf.int64), index)
+        key = tf.random.stateless_uniform([], mixed, None, None, tf.int64)
+        counter = tf.zeros([2], tf.int64) if restart else layer.generator.state[:2]
+        layer.generator.reset_from_key_counter(key, counter)

@@ -1,0 +1,62 @@
+"""The catalogue and the loss."""
+
+from helpers import elbo, models
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+def shape_of(name):
+    return (32, 32, 3) if name.startswith("CIFAR10") else (28, 28, 1)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_every_model_gives_logits_whatever_the_case_of_its_name(name):
+    model = models.build(name.lower(), shape_of(name))
+    assert model.name == name
+    assert model(np.zeros((3, *shape_of(name)), np.float32)).shape == (3, 10)
+    assert models.is_bayesian(model) == ("BNN" in name)
+    with pytest.raises(ValueError, match="BNN_FC_flip"):
+        models.build(name + "x")
+
+
+@pytest.mark.parametrize("name", [name for name in models.NAMES if "BNN" in name])
+def test_a_twin_has_the_same_weights_once(name):
+    bayesian, twin = models.build(name, shape_of(name)), models.build(models.twin(name), shape_of(name))
+    means = [weights.shape for weights, _ in models.posterior_moments(bayesian).values()]
+    kernels = [layer.kernel.shape for layer in twin.layers if hasattr(layer, "kernel")]
+    assert means == kernels
+
+
+def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
+    model = models.build("BNN_FC_flip")
+    model(np.zeros((1, 28, 28, 1), np.float32))
+    expected = sum(
+        np.sum(0.5 * (sd**2 + mean**2 - 1) - np.log(sd)) for mean, sd in models.posterior_moments(model).values()
+    )
+    assert float(elbo.kl_divergence(model)) == pytest.approx(expected, rel=1e-5)
+    assert float(elbo.kl_divergence(models.build("CNN_FC"))) == 0
+
+
+def test_the_loss_is_the_mean_nll_plus_the_kl_over_all_examples():
+    model = models.build("BNN_FC_flip")
+    x, y = np.random.default_rng(0).random((8, 28, 28, 1), np.float32), np.arange(8) % 10
+    loss, nll, kl, logits = elbo.negative_elbo(model, x, y, num_examples=500, weight=0.3)
+    expected = -tfp.distributions.Categorical(logits).log_prob(y)
+    assert float(nll) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(loss) == pytest.approx(float(nll) + 0.3 * float(kl) / 500, rel=1e-6)
+
+
+def test_the_gaussian_nll_is_that_of_a_normal_distribution():
+    outputs, targets = np.random.default_rng(1).normal(size=(5, 6)), np.random.default_rng(2).normal(size=(5, 3))
+    normal = tfp.distributions.Normal(outputs[:, :3], np.exp(outputs[:, 3:] / 2))
+    expected = -np.mean(np.sum(normal.log_prob(targets), axis=1))
+    assert float(elbo.gaussian_nll(tf.constant(targets), tf.constant(outputs))) == pytest.approx(expected)
+
+
+def test_the_kl_weight_rises_linearly_and_stays():
+    weights = [float(elbo.kl_weight(epoch, warmup_epochs=4, final=0.8)) for epoch in (0, 1, 2, 4, 9)]
+    assert weights == pytest.approx([0, 0.2, 0.4, 0.8, 0.8])
+    assert float(elbo.kl_weight(0)) == 1
