@@ -1,0 +1,166 @@
+"""Every score against a value worked out by hand or known from theory."""
+
+from helpers import metrics
+
+import numpy as np
+import pytest
+
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.5, 0.25, 0.25]])
+Y = np.array([0, 1, 0, 0])
+
+
+def test_scores_of_four_examples_by_hand():
+    assert metrics.accuracy(P, Y) == 0.75
+    assert metrics.nll(P, Y) == pytest.approx(-np.log(0.7 * 0.8 * 0.3 * 0.5) / 4)
+    squares = [0.09 + 0.04 + 0.01, 0.01 + 0.04 + 0.01, 0.49 + 0.09 + 0.16, 0.25 + 0.0625 + 0.0625]
+    assert metrics.brier(P, Y) == pytest.approx(np.mean(squares))
+    summary = metrics.summary(P, Y)
+    assert summary == {
+        "accuracy": 0.75,
+        "nll": metrics.nll(P, Y),
+        "brier": metrics.brier(P, Y),
+        "ece": metrics.ece(P, Y),
+    }
+
+
+def test_extremes():
+    sure = np.eye(3)
+    assert metrics.nll(sure, [0, 1, 2]) == 0
+    assert metrics.brier(sure, [1, 2, 0]) == 2
+    assert metrics.nll(sure, [1, 2, 0]) == pytest.approx(87.34, abs=0.01)
+    assert metrics.nll(sure.astype(np.float32), [1, 2, 0]) == pytest.approx(87.34, abs=0.01)
+    assert metrics.ece(sure, [1, 2, 0]) == 1
+
+
+def test_ece_by_hand():
+    # Confidences 0.7, 0.8, 0.4, 0.5 in two bins: (0, 0.5] holds the last two, (0.5, 1] the first two.
+    confidence, accuracy, count = metrics.calibration_curve(P, Y, bins=2)
+    assert count.tolist() == [2, 2]
+    assert confidence == pytest.approx([0.45, 0.75])
+    assert accuracy == pytest.approx([0.5, 1.0])
+    assert metrics.ece(P, Y, bins=2) == pytest.approx(0.5 * 0.05 + 0.5 * 0.25)
+    # In 15 bins each is alone in its own.
+    assert metrics.ece(P, Y) == pytest.approx((0.3 + 0.2 + 0.4 + 0.5) / 4)
+    empty = metrics.calibration_curve(P, Y)[2] == 0
+    assert empty.sum() == 11
+    assert np.isnan(metrics.calibration_curve(P, Y)[1][empty]).all()
+
+
+def test_ece_is_small_for_a_calibrated_predictor_and_finds_an_overconfident_one():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(10), 50_000)
+    y = (p.cumsum(axis=1) > rng.random((len(p), 1))).argmax(axis=1)
+    assert metrics.ece(p, y) < 0.01
+    sharpened = p**2 / (p**2).sum(axis=1, keepdims=True)
+    overconfidence = sharpened.max(axis=1).mean() - metrics.accuracy(p, y)
+    assert metrics.ece(sharpened, y) == pytest.approx(overconfidence, abs=0.01)
+    assert metrics.nll(p, y) < metrics.nll(sharpened, y)
+    assert metrics.brier(p, y) < metrics.brier(sharpened, y)
+
+
+def test_entropies_of_draws_that_agree_and_of_draws_that_do_not():
+    agree = np.tile([[0.5, 0.5], [1.0, 0.0]], (4, 1, 1))
+    assert metrics.predictive_entropy(agree) == pytest.approx([np.log(2), 0])
+    assert metrics.expected_entropy(agree) == pytest.approx([np.log(2), 0])
+    assert metrics.mutual_information(agree) == pytest.approx([0, 0])
+    # Two draws, each certain of another class: all the uncertainty is about the weights.
+    quarrel = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert metrics.predictive_entropy(quarrel) == pytest.approx([np.log(2)])
+    assert metrics.expected_entropy(quarrel) == pytest.approx([0])
+    assert metrics.mutual_information(quarrel) == pytest.approx([np.log(2)])
+    mixed = np.array([[[0.9, 0.1]], [[0.5, 0.5]]])
+    total = -0.7 * np.log(0.7) - 0.3 * np.log(0.3)
+    within = (-0.9 * np.log(0.9) - 0.1 * np.log(0.1) + np.log(2)) / 2
+    assert metrics.mutual_information(mixed) == pytest.approx([total - within])
+
+
+def test_mutual_information_is_not_negative_in_float32():
+    draws = np.repeat(np.random.default_rng(0).dirichlet(np.ones(10), (1, 500)), 7, axis=0).astype(np.float32)
+    assert metrics.mutual_information(draws).min() >= 0
+    assert metrics.mutual_information(draws).max() < 1e-6
+
+
+def test_summary_averages_draws_before_scoring():
+    draws = np.stack([P, np.roll(P, 1, axis=1)])
+    assert metrics.summary(draws, Y) == metrics.summary(draws.mean(axis=0), Y)
+
+
+def test_auroc():
+    assert metrics.auroc([0, 1, 2], [3, 4]) == 1
+    assert metrics.auroc([3, 4], [0, 1, 2]) == 0
+    assert metrics.auroc([1, 1], [1, 1, 1]) == 0.5
+    assert metrics.auroc([1, 2, 3, 4], [2.5]) == 0.5
+    # Two unit Gaussians a distance d apart: AUROC is Phi(d / sqrt 2), here with d = sqrt 2.
+    rng = np.random.default_rng(0)
+    found = metrics.auroc(rng.normal(size=20_000), rng.normal(np.sqrt(2), 1, 20_000))
+    assert found == pytest.approx(0.8413, abs=0.005)
+
+
+def test_accuracy_vs_retained():
+    retained, accuracy = metrics.accuracy_vs_retained([0.2, 0.9, 0.5, 0.7], [False, True, False, True])
+    assert retained == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert accuracy == pytest.approx([1, 1, 2 / 3, 0.5])
+    # Equal scores go together, so the order of the examples does not matter.
+    for correct in ([True, True, False], [True, False, True]):
+        retained, accuracy = metrics.accuracy_vs_retained([0.9, 0.5, 0.5], correct)
+        assert retained == pytest.approx([1 / 3, 1])
+        assert accuracy == pytest.approx([1, 2 / 3])
+    by_probabilities = metrics.accuracy_vs_retained(P, [True, True, False, True])
+    assert np.array(by_probabilities) == pytest.approx(
+        np.array(metrics.accuracy_vs_retained(P.max(axis=1), [True, True, False, True]))
+    )
+
+
+def test_coverage():
+    assert metrics.coverage([0, 0, 0, 0], [1, 1, 1, 1], [0, 0.5, 1, 1.5]) == 0.75
+    y = np.random.default_rng(0).normal(size=100_000)
+    bound = np.full_like(y, 1.645)
+    assert metrics.coverage(-bound, bound, y) == pytest.approx(0.9, abs=0.005)
+
+
+def test_total_variance_is_that_of_the_mixture():
+    means, variances = np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([[1.0, 4.0], [3.0, 2.0]])
+    mean, aleatoric, epistemic = metrics.total_variance(means, variances)
+    assert mean.tolist() == [1, 1]
+    assert aleatoric.tolist() == [2, 3]
+    assert epistemic.tolist() == [1, 0]
+    rng = np.random.default_rng(0)
+    draws = rng.normal(means, np.sqrt(variances), (200_000, 2, 2)).reshape(-1, 2)
+    assert draws.var(axis=0) == pytest.approx(aleatoric + epistemic, rel=0.02)
+
+
+def test_monte_carlo_error_falls_as_one_over_root_s():
+    sizes = [1, 4, 16, 64]
+    draws = np.random.default_rng(0).normal(0, 3, (1024, 50, 2))
+    assert metrics.monte_carlo_error(draws, sizes) == pytest.approx(3 / np.sqrt(sizes), rel=0.05)
+    assert metrics.monte_carlo_error(np.ones((8, 3)), [2]) == 0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: metrics.nll(P * 2, Y), "sum to 1"),
+        (lambda: metrics.nll(np.array([[1.5, -0.5]]), [0]), ">= 0"),
+        (lambda: metrics.nll(np.log(P), Y), "softmax"),
+        (lambda: metrics.ece(np.where(P == 0.7, np.nan, P), Y), "1 of 12 values are NaN"),
+        (lambda: metrics.accuracy(P[0], Y), r"\[N, C\]; found shape \(3,\)"),
+        (lambda: metrics.accuracy(P[:0], Y[:0]), "found shape"),
+        (lambda: metrics.accuracy(P, Y[:3]), "expected labels"),
+        (lambda: metrics.accuracy(P, np.eye(3)[Y]), "expected labels"),
+        (lambda: metrics.accuracy(P, Y.astype(float)), "integers"),
+        (lambda: metrics.brier(P, Y + 2), "0..2; found 2..3"),
+        (lambda: metrics.brier(P, Y - 1), "0..2; found -1..0"),
+        (lambda: metrics.predictive_entropy(P), r"\[S, N, C\]"),
+        (lambda: metrics.auroc([], [1.0]), "at least one"),
+        (lambda: metrics.auroc([np.inf], [1.0]), "infinite"),
+        (lambda: metrics.coverage([1.0], [0.0], [0.5]), "swapped"),
+        (lambda: metrics.coverage([1.0, 2.0], [3.0, 4.0], [2.0]), "one shape"),
+        (lambda: metrics.total_variance(np.zeros((2, 3)), -np.ones((2, 3))), "log-variances"),
+        (lambda: metrics.total_variance(np.zeros((2, 3)), np.ones((2, 1))), "one shape"),
+        (lambda: metrics.accuracy_vs_retained([0.1, 0.2], [True]), "score"),
+        (lambda: metrics.monte_carlo_error(np.zeros((10, 2)), [6]), "half"),
+    ],
+)
+def test_bad_input_is_refused_with_its_reason(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
