@@ -1,0 +1,145 @@
+"""Execute notebooks with papermill, one after the other: what lands where, and what became of each."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import ROOT, pages
+
+import nbformat
+import papermill
+from tqdm import tqdm
+
+NOTEBOOKS = ROOT / "notebooks"
+_INTERRUPTED = "interrupted"
+
+
+@dataclass
+class Result:
+    """What became of one notebook: `message` says what failed; `page` is None if it left nothing."""
+
+    source: Path
+    title: str
+    minutes: float
+    message: str = ""
+    page: Path | None = None
+    notebook: object = None
+
+    @property
+    def ok(self):
+        return not self.message
+
+
+def run(parameters, *, output, ranks=2, timeout=3600, note=""):
+    """Run notebooks one after the other, each in a kernel of its own; a failed one does not stop the rest.
+
+    Args:
+      parameters: dict from each notebook's absolute path to a dict of its parameters.
+      output: folder; executed copies and pages go to its `notebooks`, over them `index.html`.
+      ranks: what notebooks find as $BNN_RANKS.
+      timeout: seconds a notebook may take.
+      note: a sentence for the index.
+
+    Yields:
+      A `Result` for each as it ends, with the executed notebook as far as it got. Interrupted by SIGINT
+      (KeyboardInterrupt), the one that was running is the last.
+    """
+    targets = {source: output / "notebooks" / within(source) for source in parameters}
+    linked = {source: target.with_suffix(".html") for source, target in targets.items()}
+    cells = {source: len(nbformat.read(source, 4).cells) for source in parameters}
+    results = []
+    with _environment(ranks), tqdm(total=sum(cells.values()), disable=None, unit="cell", leave=False) as bar:
+        for source, target in targets.items():
+            bar.set_description(source.stem)
+            begun = time.monotonic()
+            notebook, message = _execute(source, target, parameters[source], timeout, bar)
+            result = Result(source, source.stem, (time.monotonic() - begun) / 60, message, notebook=notebook)
+            if notebook:
+                result.title, result.page = pages.title(notebook, source.stem), linked[source]
+                pages.write(target, nbformat.writes(notebook) + "\n")
+                pages.write(result.page, pages.page(notebook, source, result.page, linked))
+            results.append(result)
+            bar.n = sum(cells[done.source] for done in results)
+            bar.write(f"{source.stem:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
+            pages.write(output / "index.html", pages.index(results, output, note))
+            yield result
+            if message == _INTERRUPTED:
+                return
+
+
+def within(source):
+    """Where a notebook lies below the output folder: as it does below notebooks/, or by its name alone."""
+    return source.relative_to(NOTEBOOKS) if source.is_relative_to(NOTEBOOKS) else Path(source.name)
+
+
+@contextlib.contextmanager
+def _environment(ranks):
+    """The environment that kernels inherit, for as long as they are started."""
+    ours = {
+        "BNN_RANKS": str(ranks),
+        "BNN_QUIET": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        # Not a kernel of the same name that the user has for another Python.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    before = {name: os.environ.pop(name, None) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _execute(source, target, parameters, timeout, bar):
+    """Run one notebook; returns it as far as it got, or None, and what failed, or ""."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # papermill writes as it goes; the copy of an earlier run stays whole until this one has ended.
+    part = target.with_name(f".{target.stem}.part.ipynb")
+    part.unlink(missing_ok=True)
+    deadline = time.monotonic() + timeout
+    last, message = None, ""
+
+    def begun(cell, cell_index):
+        nonlocal last
+        last = cell.get("id", cell_index)
+        bar.update()
+
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(part),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(source.parent),
+            # A kernel's own log would go to this terminal.
+            extra_arguments=["--log-level=CRITICAL"],
+            timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
+            on_cell_start=begun,
+        )
+    except KeyboardInterrupt:
+        message = _INTERRUPTED
+    except papermill.PapermillExecutionError as error:
+        message = f"{error.ename}: {_first_line(error.evalue)}"
+    except TimeoutError:
+        message = f"not finished within {timeout:g} seconds (--timeout)"
+    except Exception as error:
+        message = f"{type(error).__name__}: {_first_line(error)}"
+    if message and last is not None:
+        message = f"cell {last}: {message}" if message != _INTERRUPTED else message
+    if not part.is_file():
+        return None, message
+    notebook = nbformat.read(part, 4)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.papermill[name] = within(source).as_posix()
+    part.unlink()
+    return notebook, message
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [""])[0]
