@@ -1,0 +1,109 @@
+"""The flags of the training command: names, old names, defaults, help. Values are checked in `train`."""
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+GROUPS = {}
+
+
+class _Text(flags.ArgumentParser):
+    """A string; flagfiles of the older tutorial put quotes and blanks round it."""
+
+    def parse(self, argument):
+        return None if argument is None else str(argument).strip().strip("'\"").strip()
+
+
+class _Choice(_Text):
+    """One of a few words, in any case; '-' and '_' do not count."""
+
+    def __init__(self, choices):
+        super().__init__()
+        self.choices = {self._plain(choice): choice for choice in choices}
+
+    @staticmethod
+    def _plain(word):
+        return word.lower().replace("-", "").replace("_", "")
+
+    def parse(self, argument):
+        text = super().parse(argument)
+        if text is None or self._plain(text) in self.choices:
+            return None if text is None else self.choices[self._plain(text)]
+        raise ValueError(f"choose one of: {', '.join(self.choices.values())}")
+
+
+def _define(group, kind, name, default, help, old=(), **limits):
+    parsers = {"text": _Text, "choice": _Choice, "bool": flags.BooleanParser}
+    parsers |= {"int": flags.IntegerParser, "float": flags.FloatParser}
+    flag = flags.BooleanFlag(name, default, help) if kind == "bool" else flags.Flag(
+        parsers[kind](**limits), flags.ArgumentSerializer(), name, default, help
+    )  # fmt: skip
+    flags.DEFINE_flag(flag, FLAGS)
+    for alias in old:
+        flags.DEFINE_alias(alias, name, flag_values=FLAGS)
+    GROUPS.setdefault(group, []).append((name, old))
+
+
+DATASETS = ("mnist", "cifar10", "fashion_mnist")
+BAYESIAN = ("BNN_FC_flip", "BNN_FC_nonflip", "BNN_conv_flip", "BNN_conv_nonflip", "CIFAR10_BNN_model")
+DETERMINISTIC = ("CNN_FC", "CNN_conv", "CIFAR10_CNN_model")
+
+_define("Model", "choice", "model", None, "the model by its name; None: by the three flags below",
+        choices=(*BAYESIAN, *DETERMINISTIC))  # fmt: skip
+_define("Model", "choice", "model_type", "BNN", "Bayesian or deterministic", ["Model_type"], choices=("BNN", "CNN"))
+_define("Model", "choice", "bnnConv", None, "the model if model_type is BNN; None: BNN_conv_flip, or with "
+        "CIFAR-10 CIFAR10_BNN_model", choices=BAYESIAN)  # fmt: skip
+_define("Model", "choice", "cnnConv", None, "the model if model_type is CNN; None: CNN_conv, or with "
+        "CIFAR-10 CIFAR10_CNN_model", choices=DETERMINISTIC)  # fmt: skip
+_define("Data", "choice", "dataset", None, "the data set; None: cifar10 for the CIFAR10 models, else mnist",
+        ["DATA_NAME"], choices=DATASETS)  # fmt: skip
+_define("Data", "text", "data_dir", None, "the file or folder of the data set; None: $BNN_DATA_DIR, or data/",
+        ["DATA_PATH"])  # fmt: skip
+_define("Data", "bool", "subtract_pixel_mean", False, "subtract the training set's mean image")
+_define("Data", "int", "validation_examples", 1000, "the last so many training examples, held out for "
+        "--eval_freq if that is on", lower_bound=1)  # fmt: skip
+_define("Training", "int", "batch_size", 64, "examples a step on each rank", lower_bound=1)
+_define("Training", "int", "epochs", 5, "epochs to train for", lower_bound=1)
+_define("Training", "int", "iterations", None, "steps to train for, divided by the number of ranks", ["iteration"],
+        lower_bound=1)  # fmt: skip
+_define("Training", "bool", "use_epochs", None, "count by epochs (true) or by iterations (false); None: by "
+        "iterations if these alone are given", ["UseEpoch", "USE_EPOCH"])  # fmt: skip
+_define("Training", "float", "learning_rate", 1e-3, "Adam's learning rate on one rank", lower_bound=0.0)
+_define("Training", "choice", "scale_learning_rate", "linear", "with the number of ranks: linear, sqrt or none",
+        choices=("linear", "sqrt", "none"))  # fmt: skip
+_define("Training", "float", "kl_regularizer", 1.0, "final weight of the KL, in (0, 1]", lower_bound=0.0,
+        upper_bound=1.0)  # fmt: skip
+_define("Training", "float", "kl_annealing_epochs", 0.0, "epochs over which that weight rises from 0",
+        lower_bound=0.0)  # fmt: skip
+_define("Training", "int", "seed", 0, "of initial weights, order of examples and weight noise", lower_bound=0)
+_define("Training", "bool", "compression", False, "send gradients as float16")
+_define("Evaluation", "int", "num_monte_carlo", 50, "draws of the weights for the predictive distribution",
+        lower_bound=1)  # fmt: skip
+_define("Evaluation", "int", "eval_freq", 0, "steps between evaluations on held-out training examples; 0: none",
+        lower_bound=0)  # fmt: skip
+_define("Output", "text", "output", None, "the run is kept in this folder, under the model's name; None: build/runs",
+        ["model_data", "model_dir"])  # fmt: skip
+_define("Output", "bool", "resume", False, "go on from the run's last checkpoint, if there is one")
+_define("Output", "bool", "overwrite", False, "remove a run that is there already")
+_define("Output", "int", "checkpoint_every", None, "steps between checkpoints; None: an epoch", lower_bound=1)
+_define("Output", "int", "print_step", 0, "steps between lines of progress; 0: the bar alone", lower_bound=0)
+_define("Output", "bool", "plotting", False, "draw the weight posteriors as PNG, before training and after each epoch")
+_define("Output", "bool", "verbose", False, "print the flags and the model's layers first")
+_define("Threads", "int", "num_intra", 0, "threads within one operation, at most the cores there are; 0: one a "
+        "rank under MPI, all cores alone", lower_bound=0)  # fmt: skip
+_define("Threads", "int", "num_inter", 0, "operations at a time; 0: as num_intra", lower_bound=0)
+_define("Threads", "int", "kmp_blocktime", None, "KMP_BLOCKTIME, milliseconds; for builds that use Intel's OpenMP",
+        lower_bound=0)  # fmt: skip
+_define("Threads", "text", "kmp_affinity", None, "KMP_AFFINITY, likewise")
+_define("Help", "bool", "help", False, "print this")
+
+
+def help_text():
+    """All flags by group, with their old names and defaults."""
+    lines = ["usage: python -m helpers.train [--flagfile=FILE] [--flag=value ...]", ""]
+    for group, members in GROUPS.items():
+        lines.append(f"{group}:")
+        for name, old in members:
+            names = ", ".join(f"--{n}" for n in (name, *old))
+            lines += [f"  {names}", f"      {FLAGS[name].help} (default: {FLAGS[name].default})"]
+        lines.append("")
+    return "\n".join(lines)

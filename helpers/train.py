@@ -1,0 +1,218 @@
+"""The training command: `python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg`.
+
+Alone, or on every rank under horovodrun, mpiexec, aprun or srun. Its output is described in the README.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from helpers import RUNS, data, metrics, models, provenance
+from helpers.fit import RankFailure, agree, fit
+from helpers.flags import FLAGS, help_text
+from helpers.inference import sample_probabilities
+from helpers.progress import launched_rank
+from helpers.store import write_atomically
+
+import psutil
+import tensorflow as tf
+from absl import flags as absl_flags
+
+
+def choose_model(flags):
+    """The catalogue's name for what the flags ask, and the name of its data set."""
+    cifar = flags.dataset == "cifar10"
+    if flags.model:
+        name = flags.model
+    elif flags.model_type == "BNN":
+        name = flags.bnnConv or ("CIFAR10_BNN_model" if cifar else "BNN_conv_flip")
+    else:
+        name = flags.cnnConv or ("CIFAR10_CNN_model" if cifar else "CNN_conv")
+    return name, flags.dataset or ("cifar10" if name.startswith("CIFAR10") else "mnist")
+
+
+def start_ranks(flags):
+    """Set the threads and, if a launcher started this process, join the other ranks."""
+    for name in ("kmp_blocktime", "kmp_affinity"):
+        if flags[name].value is not None:
+            os.environ[name.upper()] = str(flags[name].value)
+    launched = launched_rank() is not None
+    cores = len(psutil.Process().cpu_affinity())
+    intra = min(flags.num_intra, cores) or (1 if launched else 0)
+    inter = flags.num_inter or min(intra, 1)
+    if launched:
+        from helpers import distributed
+
+        return distributed.init(intra, inter)
+    tf.config.threading.set_intra_op_parallelism_threads(intra)
+    tf.config.threading.set_inter_op_parallelism_threads(inter)
+    return None
+
+
+def data_folder(path):
+    """The folder to hand to `data.load` for --data_dir, which may name the data set's own file or folder."""
+    if path is None:
+        return None
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
+    return path.parent if path.is_file() or path.name == "cifar-10-batches-py" else path
+
+
+def load(flags, name, rank):
+    """(data set, training part, part held out from it, test part); each part is (images, labels)."""
+    dataset = data.load(name, data_folder(flags.data_dir), quiet=rank > 0)
+    x, y, x_test = dataset.x_train, dataset.y_train, dataset.x_test
+    if flags.subtract_pixel_mean:
+        x, x_test = data.normalise(x), data.normalise(x_test)
+        average = x.mean(axis=0)
+        x, x_test = x - average, x_test - average
+    cut = len(x) - (flags.validation_examples if flags.eval_freq else 0)
+    if cut <= 0:
+        raise ValueError(f"--validation_examples={flags.validation_examples} leaves none of {len(x)} to train on")
+    return dataset, (x[:cut], y[:cut]), (x[cut:], y[cut:]), (x_test, dataset.y_test)
+
+
+def length(flags, world_size):
+    """(epochs, max_steps) for `fit`; iterations are shared out over the ranks."""
+    by_epochs = flags.use_epochs
+    if by_epochs is None:
+        by_epochs = flags.iterations is None or flags["epochs"].present
+    if by_epochs:
+        return flags.epochs, None
+    if flags.iterations is None:
+        raise ValueError("--use_epochs=false needs --iterations")
+    steps = max(1, flags.iterations // world_size)
+    return steps, steps
+
+
+def scaled_learning_rate(flags, world_size):
+    """The learning rate for `world_size` ranks (linear: Goyal et al. 2017, section 2.1)."""
+    factor = {"linear": world_size, "sqrt": math.sqrt(world_size), "none": 1}
+    return flags.learning_rate * factor[flags.scale_learning_rate]
+
+
+def make_report(flags, folder, held_out):
+    """The callback for rank 0 that prints, evaluates on held-out training examples, and plots."""
+    evaluations = []
+
+    def due(frequency, step):
+        return frequency and step and step % frequency == 0
+
+    def report(step, model, means):
+        if step == 0:
+            write_atomically(folder / "config.json", json.dumps(flags.flag_values_dict(), indent=1) + "\n")
+        if due(flags.print_step, step):
+            print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True)
+        if due(flags.eval_freq, step):
+            draws = sample_probabilities(model, held_out[0], flags.num_monte_carlo, seed=flags.seed)
+            evaluations.append({"step": step, **metrics.summary(draws, held_out[1])})
+            write_atomically(folder / "validation.json", json.dumps(evaluations, indent=1) + "\n")
+        if flags.plotting and step % (flags.eval_freq or flags.print_step or 1) == 0:
+            plot_weights(model, step, folder / f"weights_{step:06d}.png")
+
+    return report
+
+
+def plot_weights(model, step, path):
+    """Save the figure of the weight posteriors; a deterministic model has none."""
+    from helpers import plots
+
+    import matplotlib.pyplot as plt
+
+    if models.is_bayesian(model):
+        plots.use_style()
+        figure = plots.weight_posteriors({f"step {step}": models.posterior_moments(model)})[0][0].figure
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def train(flags):
+    """Train and evaluate as `flags` say. Every rank calls it; rank 0 writes."""
+    world = start_ranks(flags)
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    began = psutil.Process().create_time()
+    spent = {"imports": time.time() - began}
+    name, dataset_name = choose_model(flags)
+    folder = Path(flags.output or RUNS) / name
+    failure = None
+    try:
+        epochs, max_steps = length(flags, size)
+        dataset, training, held_out, test = load(flags, dataset_name, rank)
+        if rank == 0 and flags.overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+    except (ValueError, OSError, data.DataError) as error:
+        failure = error
+    agree(failure, world)
+    spent["data"] = time.time() - began - sum(spent.values())
+
+    model = models.build(name, dataset.input_shape, dataset.num_classes, seed=flags.seed)
+    if rank == 0 and flags.verbose:
+        print(flags.flags_into_string())
+        model.summary()
+    frequencies = [n for n in (flags.print_step, flags.eval_freq) if n]
+    spent["model"] = time.time() - began - sum(spent.values())
+    history = fit(
+        model, *training, epochs=epochs, max_steps=max_steps, batch_size=flags.batch_size,
+        learning_rate=scaled_learning_rate(flags, size), kl_final=flags.kl_regularizer,
+        kl_warmup_epochs=flags.kl_annealing_epochs, seed=flags.seed, world=world,
+        half_precision=flags.compression, folder=folder, resume=flags.resume,
+        checkpoint_every=flags.checkpoint_every, callback=make_report(flags, folder, held_out) if rank == 0 else None,
+        callback_every=math.gcd(*frequencies) or None,
+    )  # fmt: skip
+    draws = sample_probabilities(model, test[0], flags.num_monte_carlo, seed=flags.seed, world=world)
+    if rank == 0:
+        summary = summarise(flags, model, history, dataset, draws, size, spent)
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        print(f"{name} on {dataset.provenance}, {size} rank{'s' * (size > 1)}:")
+        print(", ".join(f"{k} {v:.4f}" for k, v in summary["test"].items()) + f"; kept in {folder}")
+
+
+def summarise(flags, model, history, dataset, draws, size, spent):
+    """The run's summary, as a dict that JSON can hold."""
+    mine = history.steps[history.resumed :]
+    # The first call compiles; the rate is that of the others.
+    steps, seconds = (sum(call[key] for call in mine[1:]) for key in ("steps", "seconds"))
+    return {
+        "model": model.name,
+        "parameters": model.count_params(),
+        "test": metrics.summary(draws, dataset.y_test),
+        "draws": len(draws),
+        "training": history.epochs[-1] if history.epochs else None,
+        "images_per_second": steps * flags.batch_size * size / seconds if seconds else None,
+        "seconds_to_first_step": {**spent, "first call": mine[0]["seconds"]} if mine else spent,
+        **provenance.collect(dataset, world_size=size),
+    }
+
+
+def main(argv=None):
+    """Run the command and return its exit status: 0, 1 for what failed, 2 for flags that do not parse."""
+    first = not launched_rank()
+
+    def stop(error, status):
+        if first:
+            print(f"helpers.train: {error}", file=sys.stderr, flush=True)
+        return status
+
+    try:
+        rest = FLAGS(sys.argv if argv is None else ["helpers.train", *argv])
+        if len(rest) > 1:
+            raise absl_flags.Error(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    except absl_flags.Error as error:
+        return stop(f"{error} (--help lists the flags)", 2)
+    if FLAGS.help:
+        print(help_text() if first else "", end="")
+        return 0
+    try:
+        train(FLAGS)
+    except (ValueError, OSError, data.DataError, FloatingPointError, RankFailure) as error:
+        return stop(error, 1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
