@@ -8,94 +8,17 @@ networks, and if the Bayesian ones are all dense, all networks are computed toge
 
 import inspect
 import math
-from collections.abc import Callable
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
 
 _tfd = tfp.distributions
-_fold_in = tf.random.experimental.stateless_fold_in
+fold_in = tf.random.experimental.stateless_fold_in
 
 
-class Networks(NamedTuple):
-    """The compiled functions of a model with L Bayesian layers, and what they take in memory."""
-
-    weights: Callable  # (seed, first, count) -> L lists, each of kernels [count, ...] and, if any, biases
-    outputs: Callable  # (x [n, ...], weights, block) -> float32 [count, n, K], `block` examples at a time
-    weight_bytes: int  # the weights of one network
-    shared_bytes: int  # what all networks have in common for one example: its input to the first Bayesian layer
-    example_bytes: int  # what one network has at a time for one example
-    together: bool  # whether all networks are computed at once, or one after the other
-    made_for: tuple
-
-
-def compile_networks(model, x):
-    """The functions that draw networks from the posterior of `model` and apply them.
-
-    They are kept with the model, to be compiled once, and read its variables anew at each call.
-
-    Args:
-      model: a Keras model of one input and one output.
-      x: array [N, ...] of inputs.
-
-    Returns:
-      `Networks`.
-
-    Raises:
-      TypeError: the model's output is not one tensor.
-    """
-    dtype = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.float32
-    if not model.built:
-        model(tf.cast(x[:1], dtype))
-    made_for = (*map(id, model.submodules), x.shape[1:], dtype)
-    kept = vars(model).get("_networks")
-    if kept is None or kept().made_for != made_for:
-        networks = _compile(model, tf.TensorSpec([None, *x.shape[1:]], dtype), made_for)
-        # Behind a function, so that Keras does not take it for a part of the model that is to be saved.
-        vars(model)["_networks"] = kept = lambda: networks
-    return kept()
-
-
-def _compile(model, inputs, made_for):
-    layers = _bayesian(*model.layers)
-    scalar, whole = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
-
-    @tf.function(input_signature=[scalar, scalar, scalar])
-    def weights(seed, first, count):
-        # Outside the loop: a scale is the softplus of a variable, which all networks have in common.
-        sources = [_source(layer) for layer in layers]
-
-        def one(network):
-            key = _fold_in(tf.stack([seed, 0]), network)
-            return [draw(_fold_in(key, place)) for place, (draw, _) in enumerate(sources)]
-
-        types = [types for _, types in sources]
-        numbers = tf.range(first, first + count)
-        return tf.map_fn(one, numbers, fn_output_signature=types, parallel_iterations=2) if layers else []
-
-    drawn = weights.get_concrete_function().structured_outputs
-    specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), drawn)
-    stack = _stack(model) or [model]
-    start = next((i for i, layer in enumerate(stack) if _bayesian(layer)), 0)
-    before, after = stack[:start], stack[start:]
-    together = bool(layers) and all(_is_dense(layer) or not _bayesian(layer) for layer in after)
-
-    @tf.function(input_signature=[inputs, specs, whole])
-    def outputs(x, weights, block):
-        for layer in before:
-            x = _apply(layer, x)
-        own = list(zip(layers, weights, strict=True))
-        return _together(after, own, x) if together else _one_by_one(after, own, x, block)
-
-    weight_bytes = sum(math.prod(s.shape[1:]) * s.dtype.size for s in tf.nest.flatten(specs))
-    shared_bytes = 4 * math.prod(size or 1 for size in inputs.shape[1:]) + _bytes(before)
-    return Networks(weights, outputs, weight_bytes, shared_bytes, _bytes(after), together, made_for)
-
-
-def _bayesian(*parts):
+def bayesian_layers(*parts):
     """The layers among and in `parts`, at any depth, whose weights have a posterior."""
     found = {id(layer): layer for part in parts for layer in (part, *part.submodules)}
     return [layer for layer in found.values() if hasattr(layer, "kernel_posterior") or _is_joint(layer)]
@@ -106,18 +29,19 @@ def _is_joint(layer):
     return isinstance(layer, tfp.layers.DenseVariational)
 
 
-def _is_dense(layer):
+def is_dense(layer):
+    """Whether this Bayesian layer multiplies by a kernel [D, H]; the others convolve."""
     return _is_joint(layer) or hasattr(layer, "kernel_posterior") and not hasattr(layer, "kernel_size")
 
 
-def _stack(model):
+def stack_of(model):
     """The layers of a model in which each takes the output of the one before; None of any other model."""
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     try:
         links = [model.input, *(layer.output for layer in layers)]
-        linked = all(layer.input is link for layer, link in zip(layers, links, strict=False))
-        own_call = type(model).__module__.startswith("tf_keras.")
-        return layers if linked and own_call and links[-1] is model.output else None
+        linked = all(layer.input is link for layer, link in zip(layers, links[:-1], strict=True))
+        kerass = type(model).__module__.startswith("tf_keras.")  # with no `call` of its own
+        return layers if linked and kerass and links[-1] is model.output else None
     except AttributeError:  # a layer used twice, or in no graph
         return None
 
@@ -125,21 +49,21 @@ def _stack(model):
 # Weights
 
 
-def _source(layer):
+def source(layer):
     """(function of a seed to one draw of this layer's kernel and bias, their types)."""
-    if _is_joint(layer):
-        width = layer.input_spec.axes[-1]
-        posterior = layer._posterior(tf.zeros([1, width]))
-        draw = _sampler(posterior)
+    if not _is_joint(layer):
+        posteriors = [p for p in (layer.kernel_posterior, layer.bias_posterior) if p is not None]
+        draws = [_sampler(posterior) for posterior in posteriors]
+        return lambda seed: [draw(fold_in(seed, i)) for i, draw in enumerate(draws)], [p.dtype for p in posteriors]
+    width = layer.input_spec.axes[-1]
+    posterior = layer._posterior(tf.zeros([1, width]))
+    draw = _sampler(posterior)
 
-        def split(seed):
-            kernel, bias = tf.split(draw(seed), [width * layer.units, -1])
-            return [tf.reshape(kernel, [width, layer.units]), bias][: 1 + layer.use_bias]
+    def split(seed):
+        kernel, bias = tf.split(draw(seed), [width * layer.units, -1])
+        return [tf.reshape(kernel, [width, layer.units]), bias][: 1 + layer.use_bias]
 
-        return split, [posterior.dtype] * (1 + layer.use_bias)
-    posteriors = [posterior for posterior in (layer.kernel_posterior, layer.bias_posterior) if posterior]
-    draws = [_sampler(posterior) for posterior in posteriors]
-    return lambda seed: [draw(_fold_in(seed, i)) for i, draw in enumerate(draws)], [p.dtype for p in posteriors]
+    return split, [posterior.dtype] * (1 + layer.use_bias)
 
 
 def _sampler(posterior):
@@ -169,21 +93,20 @@ def _normals(shape, seed, dtype):
 # Outputs
 
 
-def _one_by_one(layers, own, x, block):
+def one_by_one(layers, own, x, block):
     """Outputs of any layers: network by network, and for each block by block, which the cache then holds."""
     count, n = tf.shape(own[0][1][0])[0] if own else 1, tf.shape(x)[0]
     blocks = -(-n // block)
-    padding = tf.zeros(tf.concat([[blocks * block - n], tf.shape(x)[1:]], 0), x.dtype)
-    padded = tf.reshape(tf.concat([x, padding], 0), tf.concat([[blocks, block], tf.shape(x)[1:]], 0))
+    padded = tf.pad(x, [[0, blocks * block - n]] + [[0, 0]] * (len(x.shape) - 1))
 
     def one(network):
         drawn = [(layer, [tensor[network] for tensor in tensors]) for layer, tensors in own]
 
         def part(place):
-            outputs = tf.ensure_shape(padded[place], [None, *x.shape[1:]])
+            outputs = padded[place * block : (place + 1) * block]
             with _fixed(drawn):
                 for layer in layers:
-                    outputs = _apply(layer, outputs)
+                    outputs = apply(layer, outputs)
             return _checked(outputs)
 
         return tf.map_fn(part, tf.range(blocks), fn_output_signature=tf.float32, parallel_iterations=1)
@@ -192,7 +115,7 @@ def _one_by_one(layers, own, x, block):
     return tf.reshape(outputs, tf.concat([[count, blocks * block], tf.shape(outputs)[3:]], 0))[:, :n]
 
 
-def _together(layers, own, x):
+def together(layers, own, x):
     """Outputs of dense Bayesian layers and others of any kind, for all networks at once.
 
     The first product is one of x [n, D] with all kernels [T, D, H]. From there on the networks' outputs stand
@@ -201,7 +124,7 @@ def _together(layers, own, x):
     own, networks = {id(layer): tensors for layer, tensors in own}, 1
     for layer in layers:
         if id(layer) not in own:
-            x = _apply(layer, x)
+            x = apply(layer, x)
             continue
         kernel, *bias = own[id(layer)]
         rows = tf.reshape(tf.cast(x, kernel.dtype), [networks, -1, kernel.shape[1]])
@@ -226,11 +149,14 @@ def _fixed(drawn):
 
 
 def _operation(layer, kernel, bias=None):
+    """What the layer does with these weights, activation included."""
+
     @tf.autograph.experimental.do_not_convert
     def call(inputs, *_, **__):
         inputs = tf.cast(inputs, kernel.dtype)
         before, after = ("NC", "") if getattr(layer, "data_format", None) == "channels_first" else ("N", "C")
-        if _is_dense(layer):
+        if is_dense(layer):
+            # As a batch of one, because that product is the quicker one for a kernel of few columns.
             outputs = tf.matmul(inputs[None], kernel[None])[0]
         else:
             layout = before + "DHW"[-layer.rank :] + after
@@ -242,7 +168,7 @@ def _operation(layer, kernel, bias=None):
     return call
 
 
-def _apply(layer, x):
+def apply(layer, x):
     """The layer or model as it is when used and not trained."""
     takes_training = "training" in inspect.signature(layer.call).parameters
     return layer(x, training=False) if takes_training else layer(x)
@@ -255,15 +181,3 @@ def _checked(outputs):
             " outputs choose one, and leave out a layer that makes a distribution"
         )
     return tf.cast(outputs, tf.float32)
-
-
-def _bytes(layers):
-    """What layers hold at a time for one example: three times the largest output, as input, product, output."""
-    sizes = [0]
-    for layer in layers:
-        try:
-            shapes = layer.output_shape if isinstance(layer.output_shape, list) else [layer.output_shape]
-            sizes.append(sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes))
-        except (AttributeError, RuntimeError):
-            sizes.append(2**18)  # not known, as in a model of the reader's own: 1 MB
-    return 3 * 4 * max(sizes)

@@ -111,10 +111,9 @@ def fit(
             epoch, done = divmod(step, per_epoch)
             if batches is None or step == refill:
                 ahead = max(1, 1000 // per_epoch)
-                batches, refill = iter(
-                    data.batches(x, y, batch_size=batch_size, seed=seed, epoch=epoch, epochs=ahead, rank=rank, size=size,
-                                 start_step=done)
-                ), (epoch + ahead) * per_epoch  # fmt: skip
+                where = {"rank": rank, "size": size, "start_step": done}
+                some = data.batches(x, y, batch_size=batch_size, seed=seed, epoch=epoch, epochs=ahead, **where)
+                batches, refill = iter(some), (epoch + ahead) * per_epoch
             limits = [steps_per_call, per_epoch - done, last_step - step]
             count = min(limits + [every - step % every for every in (checkpoint_every, callback_every)])
             began = time.perf_counter()

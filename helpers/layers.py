@@ -4,8 +4,8 @@ Each class takes the arguments of the tfp.layers class it extends and has the sa
 `kernel_prior` and `losses`, so that either can stand in a model. What changes:
 
 * noise comes from a `tf.random.Generator` that the layer owns and a checkpoint saves, so that a resumed run draws
-  what the uninterrupted one would have drawn; the state of TensorFlow's global generator cannot be saved;
-* random numbers, standard deviations, flipout's products and the KL are computed at less cost;
+  what the uninterrupted one would have; the state of TensorFlow's global generator cannot be saved;
+* random numbers, standard deviations, flipout's products and the KL cost less;
 * means start from He's initial weights (He et al. 2015, equation 10), biases from zero, standard deviations
   from `INITIAL_SCALE`. TFP starts every layer from the same stream of numbers, whatever its fan-in.
 """
@@ -26,44 +26,39 @@ def gaussian_kl(posterior, prior, _=None):
     """KL(posterior || prior) of two factorised Gaussians, summed over all weights.
 
     Kingma and Welling (2014), appendix B, for any prior mean and scale: with r = scale_q / scale_p,
-    sum(r^2 + ((loc_q - loc_p) / scale_p)^2 - 1 - 2 log r) / 2. Other distributions are left to TFP.
-
-    Args:
-      posterior, prior: `tfd.Independent(tfd.Normal)` of the same event shape.
-
-    Returns:
-      Scalar float tensor, in nats.
+    sum(r^2 + ((loc_q - loc_p) / scale_p)^2 - 1 - 2 log r) / 2, a scalar in nats. Distributions other than
+    `tfd.Independent(tfd.Normal)` are left to TFP.
     """
     q, p = (getattr(d, "distribution", None) for d in (posterior, prior))
     if not (isinstance(q, tfd.Normal) and isinstance(p, tfd.Normal)):
         return tfd.kl_divergence(posterior, prior)
-    ratio, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
-    logarithms = tf.reduce_sum(tf.math.log(ratio))
-    return tf.nn.l2_loss(ratio) + tf.nn.l2_loss(shift) - logarithms - 0.5 * math.prod(ratio.shape)
+    r, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
+    return tf.nn.l2_loss(r) + tf.nn.l2_loss(shift) - tf.reduce_sum(tf.math.log(r)) - 0.5 * math.prod(r.shape)
 
 
 def _posteriors():
-    """The posteriors with the initial values named above, as the functions that tfp.layers take."""
+    """Arguments of tfp.layers: posteriors with the initial values named above, and the KL."""
     factorised, initial = tfp.layers.default_mean_field_normal_fn, keras.initializers
-    scale = {"untransformed_scale_initializer": initial.Constant(math.log(math.expm1(INITIAL_SCALE)))}
-    return factorised(loc_initializer=initial.HeNormal(), **scale), factorised(True, initial.Zeros())
+    scale = initial.Constant(math.log(math.expm1(INITIAL_SCALE)))
+    return {
+        "kernel_posterior_fn": factorised(False, initial.HeNormal(), scale),
+        "bias_posterior_fn": factorised(True, initial.Zeros()),
+        "kernel_divergence_fn": gaussian_kl,
+    }
 
 
 class _OwnNoise:
     """Gives a tfp.layers layer a generator of its own, and the defaults named above."""
 
     def __init__(self, *args, seed=None, **kwargs):
-        kernel, bias = _posteriors()
-        own = {"kernel_posterior_fn": kernel, "bias_posterior_fn": bias, "kernel_divergence_fn": gaussian_kl}
-        own |= {"kernel_posterior_tensor_fn": self._draw, "bias_posterior_tensor_fn": self._draw}
-        super().__init__(*args, **own | kwargs)
-        self.seed, self._arguments = seed, (args, kwargs)
+        own = dict.fromkeys(("kernel_posterior_tensor_fn", "bias_posterior_tensor_fn"), self._draw)
+        super().__init__(*args, **_posteriors() | own | kwargs)
+        self.seed, self._arguments = seed, {"args": args} | kwargs
         make = tf.random.Generator
         self.generator = make.from_non_deterministic_state() if seed is None else make.from_seed(seed)
 
     def get_config(self):
-        args, kwargs = self._arguments
-        return {"args": args, **kwargs, "seed": self.seed, "name": self.name, "trainable": self.trainable}
+        return self._arguments | {"seed": self.seed, "name": self.name, "trainable": self.trainable}
 
     @classmethod
     def from_config(cls, config):
@@ -75,7 +70,8 @@ class _OwnNoise:
 
     def call(self, inputs):
         posterior = self.kernel_posterior
-        if isinstance(normal := getattr(posterior, "distribution", None), tfd.Normal):
+        normal = getattr(posterior, "distribution", None)
+        if isinstance(normal, tfd.Normal):
             # Noise and KL would each compute the scale from its variable. Assigned past Keras' tracking.
             normal = tfd.Normal(tf.convert_to_tensor(normal.loc), tf.convert_to_tensor(normal.scale))
             vars(self)["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
@@ -90,17 +86,18 @@ class _OwnNoise:
         if isinstance(factors, tfd.Deterministic):
             return tf.convert_to_tensor(factors.loc)
         if isinstance(factors, tfd.Normal):
-            noise = flipout.normal(self.generator, factors.batch_shape)
-            return factors.loc + factors.scale * tf.cast(noise, factors.dtype)
-        return tf.convert_to_tensor(posterior.sample(seed=self.generator.make_seeds()[:, 0]))
+            return factors.loc + factors.scale * flipout.normal(self.generator, factors.batch_shape, factors.dtype)
+        return tf.convert_to_tensor(posterior.sample(seed=tf.cast(self.generator.make_seeds()[:, 0], tf.int32)))
 
     def _factors(self, inputs, units):
         """What flipout makes an example's weights of: means, noise, and its signs for inputs and for outputs."""
         self.kernel_posterior_tensor = None
         normal, rows = self.kernel_posterior.distribution, inputs.shape[0] or tf.shape(inputs)[0]
+        if not isinstance(normal, tfd.Normal):
+            raise TypeError(f"flipout needs a posterior of independent Normals, found {self.kernel_posterior}")
         noise = self.kernel_posterior_tensor_fn(tfd.Normal(tf.zeros([], normal.dtype), normal.scale))
-        signs = [flipout.signs(self.generator, rows, columns) for columns in (inputs.shape[-1], units)]
-        return normal.loc, noise, *(tf.cast(sign, normal.dtype) for sign in signs)
+        columns = inputs.shape[-1], units
+        return normal.loc, noise, *(flipout.signs(self.generator, rows, n, normal.dtype) for n in columns)
 
 
 class DenseReparameterization(_OwnNoise, tfp.layers.DenseReparameterization):
@@ -115,7 +112,9 @@ class DenseFlipout(_OwnNoise, tfp.layers.DenseFlipout):
     """`tfp.layers.DenseFlipout`: every example has the draw with signs of its own."""
 
     def _apply_variational_kernel(self, inputs):
-        return flipout.dense(inputs, *self._factors(inputs, self.units))
+        rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, [-1, inputs.shape[-1]])
+        outputs = flipout.dense(rows, *self._factors(rows, self.units))
+        return outputs if rows is inputs else tf.reshape(outputs, [*tf.unstack(tf.shape(inputs))[:-1], self.units])
 
 
 class Convolution2DFlipout(_OwnNoise, tfp.layers.Convolution2DFlipout):
