@@ -1,0 +1,137 @@
+"""Every notebook as it is committed, and every one run in its quick profile."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+
+from helpers import ROOT
+
+import nbformat
+import pytest
+
+FOLDER = ROOT / "notebooks"
+CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
+each = pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS, ids=lambda path: path.stem)
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def prose(path):
+    return "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+
+
+@each
+def test_it_is_a_valid_notebook_of_small_size(path):
+    nbformat.validate(nbformat.read(path, 4))
+    assert path.stat().st_size < 2_000_000
+
+
+@each
+def test_it_has_one_parameters_cell_first_with_a_profile(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code_cells(path)[:1]
+    assert re.search(r'^profile = "quick"', tagged[0].source, flags=re.M)
+
+
+@each_chapter
+def test_its_outputs_are_all_there_in_order_without_errors_or_warnings(path):
+    cells = [cell for cell in code_cells(path) if cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.output_type == "error"]
+    noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not noise
+
+
+@each
+def test_it_closes_with_versions_and_provenance(path):
+    last = code_cells(path)[-1]
+    assert "provenance.report(" in last.source
+    if path in CHAPTERS:
+        assert "tensorflow-probability" in last.outputs[0].text and "commit" in last.outputs[0].text
+
+
+@each_chapter
+def test_it_has_the_parts_of_a_chapter(path):
+    text = prose(path)
+    for part in ("**You will be able to**", "**Takes**", "## Summary", "## Exercises", "## References"):
+        assert part in text, part
+    assert (FOLDER / "solutions" / f"{path.stem}_solutions.ipynb").is_file()
+
+
+@each
+def test_every_figure_has_an_alternative_text(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata.get("image/png", {}).get("alt", "")) > 20, cell.id
+                assert base64.b64decode(output.data["image/png"])[:4] == b"\x89PNG"
+
+
+@each
+def test_nothing_of_the_machine_stands_in_it(path):
+    written = json.dumps([cell.get("outputs", []) for cell in nbformat.read(path, 4).cells])
+    assert not re.search(r"/(home|root|work|tmp|Users|lus|projects)/\w", written)
+
+
+@each
+def test_links_to_notebooks_and_files_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#:]+)\)", prose(path)):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_readme_names_every_notebook_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert all((ROOT / target).exists() for target in targets)
+    assert [f"notebooks/{path.name}" for path in CHAPTERS] == [t for t in targets if t.endswith(".ipynb")]
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """All of them, run as `make run` runs them."""
+    output = tmp_path_factory.mktemp("build")
+    command = [sys.executable, "-m", "cluster.run_notebooks", "--profile", "quick", "--solutions"]
+    environment = {**os.environ, "BNN_RUNS_DIR": str(output / "runs")}
+    done = subprocess.run(
+        [*command, "--timeout", "600", "--output", str(output)],
+        cwd=ROOT, env=environment, timeout=2400, capture_output=True, text=True,
+    )  # fmt: skip
+    print(done.stderr[-8000:])
+    return output, done
+
+
+@pytest.mark.timeout(2500)
+@each
+def test_it_runs_in_its_quick_profile(path, quick_run):
+    output, done = quick_run
+    executed = output / "notebooks" / path.relative_to(FOLDER)
+    assert executed.is_file(), done.stderr[-3000:]
+    failed = [o for cell in code_cells(executed) for o in cell.outputs if o.output_type == "error"]
+    assert not failed, f"{failed[0].ename}: {failed[0].evalue}"
+    assert executed.with_suffix(".html").is_file()
+
+
+def test_the_quick_run_as_a_whole_succeeds_and_leaves_an_index(quick_run):
+    output, done = quick_run
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (output / "index.html").read_text().count("<tr>") > len(CHAPTERS)
+
+
+def test_multi_rank_notebooks_say_what_they_lack_and_do_not_fail(tmp_path):
+    """With a launcher that is not here, as mpiexec is not after HOROVOD=0."""
+    chapter = next(path for path in CHAPTERS if path.name.startswith("06"))
+    command = [sys.executable, "-m", "cluster.run_notebooks", str(chapter), "--output", str(tmp_path)]
+    environment = {**os.environ, "BNN_LAUNCHER": "aprun"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = code_cells(tmp_path / "notebooks" / chapter.name)
+    said = "".join(o.text for cell in cells for o in cell.outputs if o.output_type == "stream")
+    assert "aprun is not on the PATH" in said and "cells below do nothing" in said
