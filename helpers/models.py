@@ -13,7 +13,7 @@ def _fully_connected(kind, num_classes):
     return [
         keras.layers.Flatten(),
         kind["dense"](64, activation="relu", name="dense_1"),
-        kind["dense"](num_classes, name="dense_2"),
+        keras.layers.Dense(num_classes, name="dense_2"),
     ]
 
 
@@ -22,7 +22,7 @@ def _convolutional(kind, num_classes):
         kind["conv"](64, kernel_size=5, padding="same", activation="relu", name="conv_1"),
         keras.layers.MaxPooling2D(2),
         keras.layers.Flatten(),
-        kind["dense"](num_classes, name="dense_1"),
+        keras.layers.Dense(num_classes, name="dense_1"),
     ]
 
 
