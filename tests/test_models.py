@@ -23,11 +23,13 @@ def test_every_model_gives_logits_whatever_the_case_of_its_name(name):
 
 
 @pytest.mark.parametrize("name", [name for name in models.NAMES if "BNN" in name])
-def test_a_twin_has_the_same_weights_once(name):
+def test_a_twin_has_the_same_weights_and_the_posterior_is_over_the_layers_of_the_design(name):
     bayesian, twin = models.build(name, shape_of(name)), models.build(models.twin(name), shape_of(name))
-    means = [weights.shape for weights, _ in models.posterior_moments(bayesian).values()]
-    kernels = [layer.kernel.shape for layer in twin.layers if hasattr(layer, "kernel")]
-    assert means == kernels
+    own = [layer for layer in bayesian.layers if layer.weights]
+    shapes = [getattr(layer, "kernel_posterior", None) or layer.kernel for layer in own]
+    shapes = [tuple(k.event_shape if hasattr(k, "event_shape") else k.shape) for k in shapes]
+    assert shapes == [tuple(layer.kernel.shape) for layer in twin.layers if layer.weights]
+    assert len(models.variational_layers(bayesian)) == (len(own) if name.startswith("CIFAR10") else 1)
 
 
 def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
