@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab kernel lock clean distclean
+.PHONY: help setup run test bench lab kernel lock clean distclean
 
 BIN := $(CURDIR)/.venv/bin
 # What runs finds mpiexec and the course's own Python first, and no packages of other installations; and it keeps
@@ -32,6 +32,9 @@ run: setup  ## run every notebook in its quick profile on 2 MPI ranks; results a
 test: setup  ## check the style of code and notebooks, then run the tests
 	$(IN_VENV) ruff check .
 	$(IN_VENV) python -m pytest
+
+bench: setup  ## measure training, inference and all-reduce against TFP and the twins (ten minutes on quiet cores)
+	$(IN_VENV) python -m tests.bench
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks
