@@ -77,6 +77,7 @@ class Subclassed(keras.Model):
 # Every kind of layer: a model, and the shape of an example.
 KINDS = {
     "dense flipout": lambda: stacked((5,), tfpl.DenseFlipout(7, activation="tanh"), tfpl.DenseFlipout(3)),
+    "dense wide": lambda: stacked((64,), tfpl.DenseFlipout(64, activation="relu"), tfpl.DenseFlipout(10)),
     "dense reparameterization": lambda: stacked((5,), tfpl.DenseReparameterization(3, **random_bias())),
     "dense local": lambda: stacked((5,), tfpl.DenseLocalReparameterization(3, activation="relu")),
     "dense on sequences": lambda: stacked((4, 5), tfpl.DenseReparameterization(3), kl.Flatten(), kl.Dense(2)),
@@ -197,7 +198,7 @@ def test_draws_are_independent_of_each_other():
 
 
 def test_weights_are_independent_normal_draws_from_the_posterior():
-    model, x = make("BNN_FC_flip")
+    model, x = make("dense wide")
     weights = compile_networks(model, x).weights(0, 0, 20)
     units = []
     for layer, (kernels, _) in zip(models.variational_layers(model), weights, strict=True):
