@@ -48,8 +48,10 @@ def start_ranks(flags):
         from helpers import distributed
 
         return distributed.init(intra, inter)
-    tf.config.threading.set_intra_op_parallelism_threads(intra)
-    tf.config.threading.set_inter_op_parallelism_threads(inter)
+    if intra:
+        tf.config.threading.set_intra_op_parallelism_threads(intra)
+    if inter:
+        tf.config.threading.set_inter_op_parallelism_threads(inter)
     return None
 
 
