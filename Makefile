@@ -33,7 +33,7 @@ test: setup  ## check the style of code and notebooks, then run the tests
 	$(IN_VENV) ruff check .
 	$(IN_VENV) python -m pytest
 
-bench: setup  ## measure training, inference and all-reduce against TFP and the twins (ten minutes on quiet cores)
+bench: setup  ## measure training, inference and all-reduce against TFP and the twins
 	$(IN_VENV) python -m tests.bench
 
 lab: setup  ## open JupyterLab on the notebooks
