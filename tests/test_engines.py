@@ -18,6 +18,8 @@ import psutil
 import pytest
 from nbclient import NotebookClient
 
+from tests.processes import assert_gone, children
+
 LACKING = engines.missing(horovod=False)
 pytestmark = [
     pytest.mark.mpi,
@@ -44,21 +46,14 @@ def stopped():
 def stop_all():
     folder = engines._current and engines._current.folder
     engines.stop()
-    assert_gone(psutil.Process().children(recursive=True), seconds=10)
+    assert_gone(children(), seconds=10)
     assert not folder or not folder.exists()
-
-
-def assert_gone(processes, seconds):
-    """No process of the list runs any more after that time."""
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    assert not left, left
 
 
 def find(*words):
     """Processes below this one whose command line has all of `words`, but for the leashes that hold them."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in children():
         with contextlib.suppress(psutil.NoSuchProcess):
             line = " ".join(process.cmdline())
             if all(word in line for word in words) and "cluster.leash" not in line:
@@ -192,7 +187,7 @@ def test_a_dead_controller_and_a_silent_rank_end_the_call_that_waits(tmp_path, v
         process, blow, said = find("ipyparallel.controller")[0], signal.SIGKILL, "controller died"
     else:
         process, blow, said = ranks_processes()[0], signal.SIGSTOP, "no longer answers"
-    everything = psutil.Process().children(recursive=True)
+    everything = children()
     begun = time.monotonic()
     threading.Timer(1, process.send_signal, [blow]).start()
     with pytest.raises(engines.EngineError, match=rf"(?s){said}.*engines\.start\(\)"):

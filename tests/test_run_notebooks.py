@@ -13,6 +13,8 @@ import nbformat
 import psutil
 import pytest
 
+from tests.processes import assert_gone, children
+
 pytestmark = pytest.mark.timeout(180)
 PICTURE = (
     "from IPython.display import display\n"
@@ -56,11 +58,6 @@ def command(*arguments, **options):
 def text_of(path, cell):
     outputs = next(c for c in nbformat.read(path, 4).cells if c.id == cell).outputs
     return "".join(output.get("text", "") for output in outputs)
-
-
-def gone(processes, seconds=20):
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_failed_notebook_keeps_what_it_got_to_and_the_rest_go_on(tmp_path):
@@ -166,7 +163,7 @@ def test_a_dead_kernel_and_a_time_limit_are_reported_and_old_copies_survive(tmp_
     for path in (dead, slow):
         assert text_of(tmp_path / "out" / "notebooks" / path.name, "fine") == "here\n"
     assert "BNN_RANKS" not in os.environ
-    assert gone(psutil.Process().children(recursive=True))
+    assert_gone(children())
 
 
 def test_a_killed_run_leaves_the_older_copy_and_no_kernel(tmp_path):
@@ -179,7 +176,7 @@ def test_a_killed_run_leaves_the_older_copy_and_no_kernel(tmp_path):
     run.kill()
     run.communicate(timeout=20)
     assert older.read_text() == "the older copy"
-    assert gone(family)
+    assert_gone(family)
 
 
 def wait_for(mark, run):
@@ -211,7 +208,7 @@ def test_sigterm_stops_kernel_and_engines(tmp_path):
     assert "01_long.ipynb: interrupted" in errors and "0 of 2 notebooks done" in said
     assert text_of(tmp_path / "out" / "notebooks" / "01_long.ipynb", "start") == "2 ranks\n"
     assert not (tmp_path / "out" / "notebooks" / "02_after.ipynb").exists()
-    assert gone(family)
+    assert_gone(family)
 
 
 def test_in_place_writes_outputs_and_nothing_else(tmp_path):
