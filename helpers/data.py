@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import ROOT, download, readers, standin
+from helpers import augment as augmentation
 from helpers.readers import DataError
 
 import numpy as np
@@ -197,7 +198,7 @@ def steps_per_epoch(n, batch_size, size):
     return steps
 
 
-def batches(x, y, *, batch_size, seed, epoch, epochs=1, rank=0, size=1, start_step=0, transform=None):
+def batches(x, y, *, batch_size, seed, epoch, epochs=1, rank=0, size=1, start_step=0, augment=False):
     """This rank's batches of one epoch or more, in orders that depend on seed and epoch alone.
 
     At each step the N ranks together have the examples that one rank has with batches N times as large.
@@ -211,7 +212,7 @@ def batches(x, y, *, batch_size, seed, epoch, epochs=1, rank=0, size=1, start_st
       seed, epoch: integers, not negative.
       epochs: how many, from `epoch` on. Beginning anew takes some 50 ms, too much for an epoch of few steps.
       start_step: steps to leave out at the start; nothing is read for them.
-      transform: (x, y) -> (x, y), called on each normalised batch inside the pipeline.
+      augment: shift and reflect the images at random, see `augment.move`.
     Returns:
       tf.data.Dataset of (x [batch_size, ...], y [batch_size, ...]).
     Raises:
@@ -225,21 +226,22 @@ def batches(x, y, *, batch_size, seed, epoch, epochs=1, rank=0, size=1, start_st
         raise DataError(f"There is no step {start_step} in an epoch of {steps} steps.")
     orders = (epoch_order(n, seed, later) for later in range(epoch, epoch + epochs))
     mine = [shard(order, rank, size)[: steps * batch_size] for order in orders]
-    indices = np.reshape(mine, (-1, batch_size))[start_step:]
+    parts = [np.reshape(mine, (-1, batch_size))[start_step:]]
+    if augment:
+        moves = [augmentation.moves(n, seed, epoch + later)[part] for later, part in enumerate(mine)]
+        parts.append(np.reshape(moves, (-1, batch_size, 3))[start_step:])
     x, y = _tensor(x), _tensor(y)
 
-    def gather(index):
-        batch = tf.gather(x, index), tf.gather(y, index)
-        if x.dtype == tf.uint8:
-            batch = normalise(batch[0]), batch[1]
-        return batch if transform is None else transform(*batch)
+    def gather(index, *moves):
+        images = augmentation.move(tf.gather(x, index), *moves) if augment else tf.gather(x, index)
+        return normalise(images) if x.dtype == tf.uint8 else images, tf.gather(y, index)
 
     # One thread gathers ahead of the training step, which is quick enough and leaves it the other cores.
     options = tf.data.Options()
     options.autotune.enabled = False
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
-    return tf.data.Dataset.from_tensor_slices(indices).map(gather).prefetch(4).with_options(options)
+    return tf.data.Dataset.from_tensor_slices(tuple(parts)).map(gather).prefetch(4).with_options(options)
 
 
 _TENSORS = {}  # id of an array -> its tensor, for as long as the array lives

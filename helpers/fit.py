@@ -35,11 +35,13 @@ def fit(
     kl_final=1.0,
     kl_warmup_epochs=0.0,
     nll=categorical_nll,
+    augment=False,
     seed=0,
     world=None,
     half_precision=False,
     steps_per_call=10,
     folder=None,
+    settings=None,
     resume=False,
     checkpoint_every=None,
     callback=None,
@@ -59,11 +61,13 @@ def fit(
       learning_rate: float or Keras schedule; not scaled by the number of ranks.
       kl_final, kl_warmup_epochs: see `elbo.kl_weight`.
       nll: function of (y, outputs) to a scalar. Accuracy is recorded where `y` holds integers.
+      augment: shift and reflect the images at random, see `augment.move`.
       seed: of the order of examples and of the weight noise; initial weights are the model's own.
       world: `distributed.World`, or None for one rank without Horovod.
       half_precision: send gradients as float16.
       steps_per_call: steps inside one call of the compiled loop; a call costs about a millisecond.
       folder: where rank 0 keeps the run, see `store.Store`; None keeps nothing.
+      settings: dict of what a resumption must have in common besides, such as where the priors come from.
       resume: go on from the folder's last checkpoint, if there is one.
       checkpoint_every, callback_every: in steps; an epoch where None. Both also at the end.
       callback: called as callback(step, model, means) with this rank's means over the epoch so far (loss,
@@ -87,8 +91,9 @@ def fit(
     seed_noise(model, seed, rank)
     store = None
     if folder is not None:
-        settings = {"model": model.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
-        settings |= {"kl_final": kl_final, "kl_warmup_epochs": kl_warmup_epochs}
+        own = {"model": model.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
+        own |= {"kl_final": kl_final, "kl_warmup_epochs": kl_warmup_epochs}
+        settings = (settings or {}) | own | ({"augment": True} if augment else {})
         store = Store(folder, state.checkpoint, settings)
         _on_first_rank(lambda: store.open(resume, history), world)
     if size > 1:
@@ -111,7 +116,7 @@ def fit(
             epoch, done = divmod(step, per_epoch)
             if batches is None or step == refill:
                 ahead = max(1, 1000 // per_epoch)
-                where = {"rank": rank, "size": size, "start_step": done}
+                where = {"rank": rank, "size": size, "start_step": done, "augment": augment}
                 some = data.batches(x, y, batch_size=batch_size, seed=seed, epoch=epoch, epochs=ahead, **where)
                 batches, refill = iter(some), (epoch + ahead) * per_epoch
             limits = [steps_per_call, per_epoch - done, last_step - step]

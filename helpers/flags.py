@@ -70,6 +70,14 @@ _define("Training", "bool", "use_epochs", None, "count by epochs (true) or by it
 _define("Training", "float", "learning_rate", 1e-3, "Adam's learning rate on one rank", lower_bound=0.0)
 _define("Training", "choice", "scale_learning_rate", "linear", "with the number of ranks: linear, sqrt or none",
         choices=("linear", "sqrt", "none"))  # fmt: skip
+_define("Training", "choice", "decay", "none", "of the learning rate over the run: none, or cosine down to zero",
+        choices=("none", "cosine"))  # fmt: skip
+_define("Training", "bool", "augment", False, "shift the training images by up to 4 pixels and mirror half of them")
+_define("Training", "text", "init_from", None, "folder of a run of the deterministic twin, whose weights become the "
+        "means of posteriors and priors (MOPED)")  # fmt: skip
+_define("Training", "float", "prior_scale", 1.0, "standard deviation of those priors", lower_bound=0.0)
+_define("Training", "float", "delta", 0.1, "standard deviation of those posteriors at the start, as a share of the "
+        "weight", lower_bound=0.0)  # fmt: skip
 _define("Training", "float", "kl_regularizer", 1.0, "final weight of the KL, in (0, 1]", lower_bound=0.0,
         upper_bound=1.0)  # fmt: skip
 _define("Training", "float", "kl_annealing_epochs", 0.0, "epochs over which that weight rises from 0",

@@ -48,6 +48,22 @@ def read_csv(path):
         return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+def restore_model(model, folder):
+    """Give `model` the weights that the last checkpoint of the run in `folder` holds; nothing else of it is read.
+
+    Raises:
+      ValueError: no checkpoint there, or one that does not fit the model.
+    """
+    path = tf.train.latest_checkpoint(str(Path(folder) / "checkpoints"))
+    if path is None:
+        raise ValueError(f"{folder} holds no checkpoint: give the folder of a run, as helpers.train leaves it")
+    try:
+        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+    except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} does not fit the model {model.name}: {reason}") from error
+
+
 class Store:
     """settings.json, history.csv, steps.csv and checkpoints/ in one folder, used by rank 0 alone.
 
@@ -80,11 +96,12 @@ class Store:
                 f"{self.folder} holds a run already: resume it, give another folder, or remove it first"
             )
         before = json.loads((self.folder / "settings.json").read_text())
-        for key, value in self.settings.items():
-            if before.get(key) != value:
+        for key in before | self.settings:
+            earlier, now = before.get(key), self.settings.get(key)
+            if earlier != now:
                 raise ValueError(
-                    f"cannot resume in {self.folder}: its run had {key} = {before.get(key)!r}, this one has "
-                    f"{value!r}. Give the same setting, or another folder."
+                    f"cannot resume in {self.folder}: its run had {key} = {earlier!r}, this one has {now!r}. "
+                    "Give the same setting, or another folder."
                 )
         step = self._restore()
         history.steps.extend(r for r in read_csv(self.folder / "steps.csv") if r["step"] <= step)

@@ -15,11 +15,13 @@ from helpers import RUNS, data, metrics, models, provenance
 from helpers.fit import RankFailure, agree, fit
 from helpers.flags import FLAGS, help_text
 from helpers.inference import sample_probabilities
+from helpers.moped import start_from_twin
 from helpers.progress import launched_rank
-from helpers.store import write_atomically
+from helpers.store import restore_model, write_atomically
 
 import psutil
 import tensorflow as tf
+import tf_keras as keras
 from absl import flags as absl_flags
 
 
@@ -98,6 +100,34 @@ def scaled_learning_rate(flags, world_size):
     return flags.learning_rate * factor[flags.scale_learning_rate]
 
 
+def decayed_learning_rate(flags, world_size, num_examples, epochs, max_steps):
+    """The learning rate for `fit`: scaled by the ranks, and a schedule over the whole run where one is asked for."""
+    rate = scaled_learning_rate(flags, world_size)
+    if flags.decay == "none":
+        return rate
+    steps = epochs * data.steps_per_epoch(num_examples, flags.batch_size, world_size)
+    # Half a cosine down to zero: Loshchilov and Hutter (2017), equation 5, without restarts.
+    return keras.optimizers.schedules.CosineDecay(rate, min(steps, max_steps or steps))
+
+
+def build(flags, name, dataset):
+    """The model, started from its twin's run where --init_from names one."""
+    model = models.build(name, dataset.input_shape, dataset.num_classes, seed=flags.seed)
+    if flags.init_from:
+        if not models.is_bayesian(model):
+            raise ValueError(f"--init_from starts a BNN from its twin, and {name} is not Bayesian")
+        twin = models.build(models.twin(name), dataset.input_shape, dataset.num_classes)
+        restore_model(twin, flags.init_from)
+        start_from_twin(model, twin, flags.prior_scale, flags.delta)
+    return model
+
+
+def twin_settings(flags):
+    """What of --init_from a resumed run must have in common with the one that it resumes."""
+    names = ("init_from", "prior_scale", "delta") if flags.init_from else ()
+    return {name: flags[name].value for name in names}
+
+
 def make_report(flags, folder, held_out):
     """The callback for rank 0 that prints, evaluates on held-out training examples, and plots."""
     evaluations = []
@@ -145,14 +175,14 @@ def train(flags):
     try:
         epochs, max_steps = length(flags, size)
         dataset, training, held_out, test = load(flags, dataset_name, rank)
+        rate = decayed_learning_rate(flags, size, len(training[0]), epochs, max_steps)
+        spent["data"] = time.time() - began - sum(spent.values())
+        model = build(flags, name, dataset)
         if rank == 0 and flags.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
     except (ValueError, OSError, data.DataError) as error:
         failure = error
     agree(failure, world)
-    spent["data"] = time.time() - began - sum(spent.values())
-
-    model = models.build(name, dataset.input_shape, dataset.num_classes, seed=flags.seed)
     if rank == 0 and flags.verbose:
         print(flags.flags_into_string())
         model.summary()
@@ -160,7 +190,7 @@ def train(flags):
     spent["model"] = time.time() - began - sum(spent.values())
     history = fit(
         model, *training, epochs=epochs, max_steps=max_steps, batch_size=flags.batch_size,
-        learning_rate=scaled_learning_rate(flags, size), kl_final=flags.kl_regularizer,
+        learning_rate=rate, augment=flags.augment, settings=twin_settings(flags), kl_final=flags.kl_regularizer,
         kl_warmup_epochs=flags.kl_annealing_epochs, seed=flags.seed, world=world,
         half_precision=flags.compression, folder=folder, resume=flags.resume,
         checkpoint_every=flags.checkpoint_every, callback=make_report(flags, folder, held_out) if rank == 0 else None,

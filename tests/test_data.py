@@ -17,7 +17,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from helpers import ROOT, data, download, readers, standin
+from helpers import ROOT, augment, data, download, readers, standin
 
 import numpy as np
 import pytest
@@ -659,13 +659,29 @@ def test_batches_have_a_static_shape_and_normalised_pixels():
         data.normalise(data.normalise(every))
 
 
-def test_floats_pass_as_they_are_and_a_transform_comes_last():
+def test_floats_pass_as_they_are():
     x, y = np.linspace(-5, 5, 40, dtype=np.float32)[:, None], np.linspace(0, 1, 40, dtype=np.float32)
     images, targets = next(iter(data.batches(x, y, batch_size=40, seed=0, epoch=0)))
     assert np.array_equal(np.sort(images[:, 0]), x[:, 0]) and np.array_equal(np.sort(targets), y)
-    x, y = labelled(16)
-    (image, label), = data.batches(x, y, batch_size=16, seed=0, epoch=0, transform=lambda x, y: (x - 0.5, -y))
-    assert np.array_equal(image, data.normalise(x[-label.numpy()]) - np.float32(0.5))
+
+
+def test_augmented_images_are_moved_by_what_seed_and_epoch_say():
+    n = 24
+    x, y = np.random.default_rng(0).integers(0, 256, (n, 12, 10, 3), dtype=np.uint8), np.arange(n, dtype=np.int32)
+    moves = augment.moves(n, seed=3, epoch=1)
+    assert set(moves[:, 0]) == {0, 1} and (moves[:, 1:].min(), moves[:, 1:].max()) == (0, 2 * augment.REACH)
+    assert not np.array_equal(moves, augment.moves(n, seed=3, epoch=2))
+    whole = data.batches(x, y, batch_size=8, seed=3, epoch=0, epochs=2, augment=True)
+    later = list(whole)[3:]
+    for images, labels in later:
+        for image, label in zip(images.numpy(), labels.numpy(), strict=True):
+            mirrored, down, right = moves[label]
+            before = np.pad(x[label][:, ::-1] if mirrored else x[label], [(4, 4), (4, 4), (0, 0)])
+            assert np.array_equal(image, data.normalise(before[down : down + 12, right : right + 10]))
+    ranks = [data.batches(x, y, batch_size=4, seed=3, epoch=1, rank=r, size=2, augment=True) for r in range(2)]
+    for (images, labels), *parts in zip(later, *ranks, strict=True):
+        order = np.argsort(np.concatenate([part[1] for part in parts]))
+        assert np.array_equal(np.concatenate([part[0] for part in parts])[order], images.numpy()[np.argsort(labels)])
 
 
 @pytest.mark.parametrize("start_step", [0, 1, 5, 6])

@@ -101,6 +101,24 @@ def test_an_older_flagfile_runs_with_its_paths_changed(tmp_path, capsys):
     assert os.environ["KMP_BLOCKTIME"] == "0"
 
 
+def test_a_bnn_starts_from_its_twins_run_and_resumes_with_the_same_priors(tmp_path, capsys):
+    short = [f"--output={tmp_path}", "--num_monte_carlo=2", "--decay=cosine", "--augment"]
+    assert train.main([*short, "--model=CNN_FC", "--iterations=30"]) == 0
+    trained = summary(tmp_path, "CNN_FC")["training"]["nll"]
+    start = ["--model=BNN_FC_flip", "--model_type=BNN", f"--init_from={tmp_path / 'CNN_FC'}", "--prior_scale=0.1"]
+    assert train.main([*short, *start, "--iterations=3"]) == 0
+    assert summary(tmp_path, "BNN_FC_flip")["training"]["nll"] < trained
+    assert train.main([*short, "--model=BNN_FC_flip", "--iterations=4", "--resume", "--init_from="]) == 1
+    assert "its run had init_from" in capsys.readouterr().err
+    assert train.main([*short, *start, "--iterations=4", "--resume"]) == 0
+    assert summary(tmp_path, "BNN_FC_flip")["training"]["step"] == 4
+    assert train.main([*short, *start[1:], "--model=CNN_FC", "--iterations=1", "--overwrite"]) == 1
+    assert "CNN_FC is not Bayesian" in capsys.readouterr().err
+    assert (tmp_path / "CNN_FC" / "checkpoints").exists()
+    assert train.main([*short, "--model=BNN_FC_flip", "--iterations=1", f"--init_from={tmp_path}", "--overwrite"]) == 1
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_trains(name, tmp_path):
     arguments = [f"--model={name.upper()}", f"--output={tmp_path}", "--iterations=3", "--num_monte_carlo=2"]
