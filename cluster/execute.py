@@ -3,10 +3,10 @@
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import ROOT, pages
+from cluster import ROOT, pages, sweep
 
 import nbformat
 import papermill
@@ -18,7 +18,10 @@ _INTERRUPTED = "interrupted"
 
 @dataclass
 class Result:
-    """What became of one notebook: `message` says what failed; `page` is None if it left nothing."""
+    """What became of one run: `message` says what failed; `page` is None if it left nothing.
+
+    `values` are what a sweep chose of the parameters, and `results` the numbers that the notebook handed over.
+    """
 
     source: Path
     title: str
@@ -26,13 +29,15 @@ class Result:
     message: str = ""
     page: Path | None = None
     notebook: object = None
+    values: dict = field(default_factory=dict)
+    results: dict = field(default_factory=dict)
 
     @property
     def ok(self):
         return not self.message
 
 
-def run(parameters, *, output, ranks=2, timeout=3600, note=""):
+def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
     """Run notebooks one after the other, each in a kernel of its own; a failed one does not stop the rest.
 
     Args:
@@ -41,29 +46,39 @@ def run(parameters, *, output, ranks=2, timeout=3600, note=""):
       ranks: what notebooks find as $BNN_RANKS.
       timeout: seconds a notebook may take.
       note: a sentence for the index.
+      swept: dict from parameters to lists of values, for a run of each combination (`sweep.expand`). Each run of a
+        sweep has a $BNN_RUNS_DIR of its own, so that none takes what another has trained; `sweep.csv` is the table.
 
     Yields:
       A `Result` for each as it ends, with the executed notebook as far as it got. Interrupted by SIGINT
       (KeyboardInterrupt), the one that was running is the last.
     """
-    targets = {source: output / "notebooks" / within(source) for source in parameters}
-    linked = {source: target.with_suffix(".html") for source, target in targets.items()}
+    runs = sweep.expand(parameters, swept or {})
+    targets = [output / "notebooks" / within(each.source).with_name(f"{each.name}.ipynb") for each in runs]
+    # Of several runs of a notebook, links in others lead to the first.
+    linked = {each.source: target.with_suffix(".html") for each, target in reversed([*zip(runs, targets, strict=True)])}
     cells = {source: len(nbformat.read(source, 4).cells) for source in parameters}
-    results = []
-    with _environment(ranks), tqdm(total=sum(cells.values()), disable=None, unit="cell", leave=False) as bar:
-        for source, target in targets.items():
-            bar.set_description(source.stem)
+    results, total = [], sum(cells[each.source] for each in runs)
+    with tqdm(total=total, disable=None, unit="cell", leave=False) as bar:
+        for each, target in zip(runs, targets, strict=True):
+            bar.set_description(each.name)
             begun = time.monotonic()
-            notebook, message = _execute(source, target, parameters[source], timeout, bar)
-            result = Result(source, source.stem, (time.monotonic() - begun) / 60, message, notebook=notebook)
+            models = output / "runs" / each.name if each.values else None
+            with _environment(ranks, models):
+                notebook, message = _execute(each.source, target, each.parameters, timeout, bar)
+            result = Result(each.source, each.name, (time.monotonic() - begun) / 60, message, values=each.values)
             if notebook:
-                result.title, result.page = pages.title(notebook, source.stem), linked[source]
+                result.notebook, result.page = notebook, target.with_suffix(".html")
+                result.results = sweep.results(notebook, models) if result.ok else {}
+                result.title = sweep.heading(pages.title(notebook, each.source.stem), result)
                 pages.write(target, nbformat.writes(notebook) + "\n")
-                pages.write(result.page, pages.page(notebook, source, result.page, linked))
+                pages.write(result.page, pages.page(notebook, each.source, result.page, linked))
             results.append(result)
             bar.n = sum(cells[done.source] for done in results)
-            bar.write(f"{source.stem:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
+            bar.write(f"{each.name:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
             pages.write(output / "index.html", pages.index(results, output, note))
+            if swept:
+                pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(results)))
             yield result
             if message == _INTERRUPTED:
                 return
@@ -75,7 +90,7 @@ def within(source):
 
 
 @contextlib.contextmanager
-def _environment(ranks):
+def _environment(ranks, models):
     """The environment that kernels inherit, for as long as they are started."""
     ours = {
         "BNN_RANKS": str(ranks),
@@ -84,6 +99,7 @@ def _environment(ranks):
         # Not a kernel of the same name that the user has for another Python.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        **({"BNN_RUNS_DIR": str(models)} if models else {}),
     }
     before = {name: os.environ.pop(name, None) for name in ours}
     os.environ.update(ours)

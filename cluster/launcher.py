@@ -1,21 +1,28 @@
-"""Which program starts the ranks on this machine, with which options and environment."""
+"""Which program starts the ranks on this machine, with which options and environment.
 
+    python -m cluster.launcher [-n RANKS] COMMAND ...
+
+runs COMMAND on RANKS ranks, or on as many as the job has places for, and says how it would be done by hand.
+"""
+
+import argparse
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from cluster import ROOT, leash
+from cluster import ROOT, allocation, leash
+from cluster.allocation import hosts
 
 import psutil
 from ipyparallel.cluster.launcher import LocalControllerLauncher, MPIEngineSetLauncher
 
 LAUNCHERS = ("mpiexec", "aprun", "srun")
 # One thread a rank: ranks fill the cores. A job script that gives a rank more says so beforehand.
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_THREADS += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
 
 def name():
@@ -31,9 +38,17 @@ def name():
         return chosen
     if "COBALT_JOBID" in os.environ and shutil.which("aprun"):
         return "aprun"
-    if "SLURM_JOB_ID" in os.environ and shutil.which("srun"):
+    if "SLURM_JOB_ID" in os.environ and shutil.which("srun") and not _starts_alone():
         return "srun"
     return "mpiexec"
+
+
+def _starts_alone():
+    """Whether an MPI lies beside this Python, which srun cannot start: it speaks none of srun's PMI dialects.
+
+    Its own mpiexec reads the job's nodes from $SLURM_NODELIST, and has srun start one daemon on each.
+    """
+    return "SLURM_NODELIST" in os.environ and (Path(sys.executable).parent / "mpiexec").exists()
 
 
 def search_path():
@@ -46,17 +61,6 @@ def program():
     return shutil.which(name(), path=search_path())
 
 
-def hosts():
-    """The job's hosts, in order and each once; empty where there is no job, or the scheduler does not say."""
-    for variable in ("PBS_NODEFILE", "COBALT_NODEFILE"):
-        if variable in os.environ:
-            return list(dict.fromkeys(Path(os.environ[variable]).read_text().split()))
-    if "SLURM_JOB_NODELIST" in os.environ and shutil.which("scontrol"):
-        ask = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-        return subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-    return []
-
-
 def spans_hosts():
     """Whether ranks run on other hosts than this one. Under aprun always: its caller is no compute node."""
     return name() == "aprun" or len(hosts()) > 1
@@ -66,11 +70,17 @@ def address():
     """Where the controller listens: loopback, or on many hosts the one address that the others reach."""
     if not spans_hosts():
         return "127.0.0.1"
-    others = [host for host in hosts() if host != socket.gethostname()] or [socket.gethostname()]
+    here = socket.gethostname()
     # Connecting a datagram socket sends nothing; it asks the routing table which interface would.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((others[0], 9))
-        return probe.getsockname()[0]
+    for host in [*(host for host in hosts() if host != here), here]:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((host, 9))
+                return probe.getsockname()[0]
+        except OSError:
+            # A scheduler's name of a node need not be one of the network's.
+            continue
+    raise allocation.AllocationError(f"No address leads to the job's hosts: none of {hosts()} nor {here} resolves")
 
 
 def cores():
@@ -79,28 +89,71 @@ def cores():
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def options(ranks):
-    """The launcher's options for `ranks` ranks beside their number, as a list of words."""
+def options(ranks, engines=True):
+    """The launcher's options for `ranks` ranks beside their number, as a list of words.
+
+    $BNN_LAUNCHER_OPTIONS stands at their end.
+
+    Args:
+      ranks: how many in all; they are spread evenly over the job's nodes.
+      engines: hand over too what engines alone need.
+    """
+    more = shlex.split(os.environ.get("BNN_LAUNCHER_OPTIONS", ""))
+    job = allocation.find()
+    nodes = min(job.nodes, ranks) if job else 1
+    per_node, threads = str(-(-ranks // nodes)), os.environ.get("OMP_NUM_THREADS", "1")
     if name() == "aprun":
-        return ["-b", "-cc", "depth"]
+        return ["-b", "-cc", "depth", *(["-N", per_node, "-d", threads] if job else []), *more]
     if name() == "srun":
-        return ["--cpu-bind=cores", "--kill-on-bad-exit=1"]
-    version = subprocess.run([program() or name(), "--version"], capture_output=True, text=True, timeout=30)
-    if not any(word in version.stdout for word in ("Open MPI", "OpenRTE")):
-        return []
-    if spans_hosts():
-        # Open MPI alone among the launchers gives remote ranks none of this environment.
-        theirs = {"IPP_CONNECTION_INFO", "IPP_CLUSTER_ID", "IPP_PROFILE_DIR", *environment()}
-        theirs |= {key for key in os.environ if key.startswith("BNN_")}
-        return ["-bind-to", "core"] + [word for key in sorted(theirs) for word in ("-x", key)]
-    return ["-bind-to", "core"] if ranks <= cores() else ["--oversubscribe"]
+        spread = [f"--nodes={nodes}", f"--ntasks-per-node={per_node}", f"--cpus-per-task={threads}"] if job else []
+        return ["--cpu-bind=cores", "--kill-on-bad-exit=1", *spread, *more]
+    flavour = _flavour()
+    if flavour == "Open MPI":
+        return [*_open_mpi(ranks, int(per_node), int(threads), job, engines), *more]
+    if flavour == "Hydra" and job:
+        return ["-ppn", per_node, "-bind-to", f"core:{threads}", *more]
+    if flavour == "PALS":
+        return ["--ppn", per_node, "--depth", threads, "--cpu-bind", "depth", *more]
+    return more
+
+
+def _flavour():
+    """Whose mpiexec it is: Open MPI's, MPICH's Hydra (Intel's too), or else in a PBS job Cray's PALS."""
+    version = subprocess.run([program() or name(), "--version"], capture_output=True, text=True, timeout=30).stdout
+    for said, flavour in {"Open MPI": "Open MPI", "OpenRTE": "Open MPI", "HYDRA": "Hydra", "Intel": "Hydra"}.items():
+        if said in version:
+            return flavour
+    return "PALS" if "PALS" in version or "PBS_NODEFILE" in os.environ else ""
+
+
+def _open_mpi(ranks, per_node, threads, job, engines):
+    """Open MPI's options: a core for each thread of each rank if there are as many, and else no binding."""
+    fits = per_node * threads <= cores() and (not job or ranks <= job.ranks)
+    if not spans_hosts():
+        bound = ["-bind-to", "core"] if threads == 1 else ["-map-by", f"slot:pe={threads}", "-bind-to", "core"]
+        return bound if fits else ["--oversubscribe"]
+    # Open MPI alone among the launchers gives remote ranks none of this environment.
+    theirs = {*environment(), *(key for key in os.environ if key.startswith("BNN_"))}
+    theirs |= {"IPP_CONNECTION_INFO", "IPP_CLUSTER_ID", "IPP_PROFILE_DIR"} if engines else set()
+    # Slurm it asks by itself; of PBS this one knows nothing.
+    found = ["-hostfile", os.environ["PBS_NODEFILE"]] if "PBS_NODEFILE" in os.environ else []
+    spread = f"ppr:{per_node}:node"
+    bound = [f"{spread}:pe={threads}", "-bind-to", "core"] if fits else [spread, "--oversubscribe"]
+    return [*found, "-map-by", *bound, *(word for key in sorted(theirs) for word in ("-x", key))]
+
+
+def command(ranks, *words, engines=False):
+    """The whole command that runs `words` on `ranks` ranks."""
+    return [program() or name(), "-n", str(ranks), *options(ranks, engines), *words]
 
 
 def environment():
     """What the ranks' environment has beside this process's, as a dict."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     ours = {"PATH": search_path(), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    ours |= {variable: os.environ.get(variable, "1") for variable in _THREADS}
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    ours |= {variable: os.environ.get(variable, threads) for variable in _THREADS}
+    ours["TF_NUM_INTEROP_THREADS"] = os.environ.get("TF_NUM_INTEROP_THREADS", "1")
     ours["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
     if not spans_hosts():
         # Open MPI's ranks would listen on every interface for peers that cannot come.
@@ -125,8 +178,32 @@ class RankLauncher(MPIEngineSetLauncher):
     """One engine a rank, started by this machine's launcher, on the same leash."""
 
     def find_args(self):
-        start = [program() or name(), "-n", str(self.n), *options(self.n)]
-        return leash.command(self.profile_dir) + start + self.program + self.program_args
+        start = command(self.n, *self.program, *self.program_args, engines=True)
+        return leash.command(self.profile_dir) + start
 
     def get_env(self):
         return {**environment(), **super().get_env()}
+
+
+def main(arguments=None):
+    """Become the launcher of a command's ranks; returns only if it cannot, with the status to give."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.launcher", description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, help="ranks; as many as the job has places for, or 2 outside of a job")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args(arguments)
+    try:
+        ranks = allocation.ranks() if given.n is None else given.n
+        if ranks < 1 or not given.command:
+            parser.error(f"expected a command and 1 rank or more, found {ranks} and {given.command}")
+        words = command(ranks, *given.command)
+        print("+", shlex.join([name(), *words[1:]]), file=sys.stderr, flush=True)
+        os.execvpe(words[0], words, {**os.environ, **environment()})
+    except (allocation.AllocationError, ValueError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"{name()} cannot be started: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

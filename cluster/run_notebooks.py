@@ -1,7 +1,9 @@
 """Run notebooks in a batch through papermill: `python -m cluster.run_notebooks --profile quick --ranks 2`.
 
 Executed copies, one HTML page each and an index land in the output folder. A notebook that fails keeps
-what it got to, the rest go on, and the exit status tells.
+what it got to, the rest go on, and the exit status tells. Inside a scheduler's job the multi-rank notebooks fill the
+job's nodes. With --sweep there is a run for each value, and a table of the numbers that the runs handed over
+(cluster/sweep.py), in sweep.csv and on the index.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import ROOT, execute, pages
+from cluster import ROOT, allocation, execute, pages, sweep
 
 import nbformat
 import papermill
@@ -32,27 +34,38 @@ def main(arguments=None):
     profile = options.profile or ("full" if options.in_place else "quick")
     try:
         notebooks = select(options.notebooks, options.only, options.solutions)
-        parameters = fitting(notebooks, _given(options), profile)
-    except RunError as error:
+        given, swept = _given(options)
+        parameters = fitting(notebooks, given, profile)
+        ranks = allocation.ranks() if options.ranks is None else options.ranks
+        if ranks < 1:
+            raise RunError(f"--ranks {ranks}: expected 1 or more")
+        if swept and options.in_place:
+            raise RunError("--in-place keeps one run's outputs; with --sweep there are several")
+    except (RunError, allocation.AllocationError) as error:
         print(error, file=sys.stderr)
         return 2
-    results = []
+    results, total = [], len(sweep.expand(parameters, swept))
     with contextlib.suppress(KeyboardInterrupt):
         for result in execute.run(
             parameters,
             output=options.output.resolve(),
-            ranks=options.ranks,
+            ranks=ranks,
             timeout=options.timeout,
-            note=f"{time.strftime('%Y-%m-%d %H:%M')}, profile {profile}, {options.ranks} ranks.",
+            note=f"{time.strftime('%Y-%m-%d %H:%M')}, profile {profile}, {ranks} ranks.",
+            swept=swept,
         ):
             if options.in_place and result.ok:
                 result.message = write_back(result.source, result.notebook)
             results.append(result)
+    if swept and results:
+        print(sweep.as_text(sweep.rows(results)))
     failed = [result for result in results if not result.ok]
     for result in failed:
-        print(f"{result.source.name}: {result.message}", file=sys.stderr)
-    print(f"{len(results) - len(failed)} of {len(notebooks)} notebooks done: {options.output / 'index.html'}")
-    return 0 if len(results) - len(failed) == len(notebooks) else 1
+        chosen = "".join(f" {name}={value}" for name, value in result.values.items())
+        print(f"{result.source.name}{chosen}: {result.message}", file=sys.stderr)
+    what = "runs" if swept else "notebooks"
+    print(f"{len(results) - len(failed)} of {total} {what} done: {options.output / 'index.html'}")
+    return 0 if len(results) - len(failed) == total else 1
 
 
 def _parse(arguments):
@@ -62,11 +75,12 @@ def _parse(arguments):
     add("--only", nargs="+", metavar="NN", help="those whose names begin so: --only 04 06")
     add("--solutions", action="store_true", help="the exercises' solutions too")
     add("--profile", choices=["quick", "full"], help="quick, or with --in-place full")
-    add("--ranks", type=int, default=2, help="MPI ranks of the multi-rank notebooks (2)")
+    add("--ranks", type=int, help="MPI ranks of the multi-rank notebooks (2; in a job, as many as fill it)")
     add("--output", type=Path, default=ROOT / "build", help="folder (build)")
     pair = ("NAME", "VALUE")
     add("-p", nargs=2, action="append", default=[], metavar=pair, help="a parameter, its value as YAML")
-    add("-f", type=Path, metavar="FILE", help="a YAML file of parameters; those of -p win")
+    add("-f", type=Path, metavar="FILE", help="a YAML file of parameters, under `sweep:` lists; -p and --sweep win")
+    add("--sweep", action="append", default=[], metavar="NAME=VALUE,VALUE", help="a run for each value, or combination")
     add("--timeout", type=float, default=3600, help="seconds that one notebook may take (3600)")
     add("--in-place", action="store_true", help="write outputs back into the notebooks, to be committed")
     return parser.parse_intermixed_args(arguments)
@@ -96,7 +110,7 @@ def select(paths=(), only=None, solutions=False):
 
 
 def _given(options):
-    """Parameters as the command line has them, by name."""
+    """Parameters as the command line has them, and those to be swept: two dicts by name."""
     given = {}
     if options.f:
         try:
@@ -105,11 +119,29 @@ def _given(options):
             raise RunError(f"-f {options.f}: {error}") from error
         if not isinstance(given, dict):
             raise RunError(f"-f {options.f}: expected lines such as 'epochs: 3', found {given!r:.40}")
+    swept = given.pop("sweep", {})
+    if not isinstance(swept, dict):
+        raise RunError(f"-f {options.f}: expected 'sweep: {{epochs: [3, 5]}}', found {swept!r:.40}")
     try:
         given |= {name: yaml.safe_load(value) for name, value in options.p}
+        for text in options.sweep:
+            name, _, values = text.partition("=")
+            swept[name.strip()] = yaml.safe_load(f"[{values}]")
     except yaml.YAMLError as error:
-        raise RunError(f"-p: {error}") from error
-    return {name: _number(value) for name, value in given.items()}
+        raise RunError(f"-p or --sweep: {error}") from error
+    swept = {name: [_number(value) for value in _several(name, values)] for name, values in swept.items()}
+    # A swept parameter counts as given, so that it is looked for in the notebooks.
+    given |= {name: values[0] for name, values in swept.items()}
+    return {name: _number(value) for name, value in given.items()}, swept
+
+
+def _several(name, values):
+    """The values of a swept parameter, if they are a list of different ones."""
+    if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
+        raise RunError(
+            f"--sweep {name}: expected different values, as in --sweep learning_rate=1e-3,1e-2; found {values}"
+        )
+    return values
 
 
 def _number(value):

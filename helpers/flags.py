@@ -1,5 +1,7 @@
 """The flags of the training command: names, old names, defaults, help. Values are checked in `train`."""
 
+from helpers import data, models
+
 from absl import flags
 
 FLAGS = flags.FlagValues()
@@ -43,19 +45,15 @@ def _define(group, kind, name, default, help, old=(), **limits):
     GROUPS.setdefault(group, []).append((name, old))
 
 
-DATASETS = ("mnist", "cifar10", "fashion_mnist")
-BAYESIAN = ("BNN_FC_flip", "BNN_FC_nonflip", "BNN_conv_flip", "BNN_conv_nonflip", "CIFAR10_BNN_model")
-DETERMINISTIC = ("CNN_FC", "CNN_conv", "CIFAR10_CNN_model")
-
 _define("Model", "choice", "model", None, "the model by its name; None: by the three flags below",
-        choices=(*BAYESIAN, *DETERMINISTIC))  # fmt: skip
+        choices=models.NAMES)  # fmt: skip
 _define("Model", "choice", "model_type", "BNN", "Bayesian or deterministic", ["Model_type"], choices=("BNN", "CNN"))
 _define("Model", "choice", "bnnConv", None, "the model if model_type is BNN; None: BNN_conv_flip, or with "
-        "CIFAR-10 CIFAR10_BNN_model", choices=BAYESIAN)  # fmt: skip
+        "CIFAR-10 CIFAR10_BNN_model", choices=models.BAYESIAN)  # fmt: skip
 _define("Model", "choice", "cnnConv", None, "the model if model_type is CNN; None: CNN_conv, or with "
-        "CIFAR-10 CIFAR10_CNN_model", choices=DETERMINISTIC)  # fmt: skip
+        "CIFAR-10 CIFAR10_CNN_model", choices=models.DETERMINISTIC)  # fmt: skip
 _define("Data", "choice", "dataset", None, "the data set; None: cifar10 for the CIFAR10 models, else mnist",
-        ["DATA_NAME"], choices=DATASETS)  # fmt: skip
+        ["DATA_NAME"], choices=tuple(data.TITLES))  # fmt: skip
 _define("Data", "text", "data_dir", None, "the file or folder of the data set; None: $BNN_DATA_DIR, or data/",
         ["DATA_PATH"])  # fmt: skip
 _define("Data", "bool", "subtract_pixel_mean", False, "subtract the training set's mean image")

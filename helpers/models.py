@@ -55,6 +55,8 @@ _TWINS = {
     "BNN_conv_nonflip": "CNN_conv",
     "CIFAR10_BNN_model": "CIFAR10_CNN_model",
 }
+BAYESIAN = tuple(_TWINS)
+DETERMINISTIC = tuple(name for name in NAMES if name not in _TWINS)
 
 
 def canonical(name):

@@ -1,9 +1,9 @@
 """A Slurm of this machine alone, for tests: its own munge, controller and node daemons, in one folder.
 
-    python -m tests.slurm_machine --nodes 2 COMMAND ...     # runs COMMAND with SLURM_CONF set
+    python -m tests.slurm_machine --nodes 2 COMMAND ...
 
-It needs root and Debian's packages slurmctld, slurmd, slurm-client and munge. Nothing of the machine's own Slurm
-or munge is touched, and when it ends no daemon is left.
+runs COMMAND with SLURM_CONF set. It needs root and Debian's packages slurmctld, slurmd, slurm-client and munge.
+Nothing of the machine's own Slurm or munge is touched, and when it ends no daemon is left.
 """
 
 import argparse
@@ -77,21 +77,19 @@ def slurm(nodes=1):
         _write(folder, nodes)
         _munge(folder, daemons)
 
-        def start(*words):
-            with open(folder / "daemons.out", "ab") as out:
-                daemons.append(subprocess.Popen(words, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
-
-        start(_program("slurmctld"), "-D")
+        daemons.append(_start(folder, environment, "slurmctld", "-D"))
         for number in range(nodes):
-            start(_program("slurmd"), "-D", "-N", f"node{number}")
+            daemons.append(_start(folder, environment, "slurmd", "-D", "-N", f"node{number}"))
         _await_nodes(folder, nodes, environment, daemons)
         yield environment
     finally:
         _stop(folder, daemons)
 
 
-def _program(name):
-    return shutil.which(name, path=_path())
+def _start(folder, environment, name, *words):
+    program = shutil.which(name, path=_path())
+    with open(folder / "daemons.out", "ab") as out:
+        return subprocess.Popen([program, *words], env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
 def _write(folder, nodes):
@@ -123,10 +121,9 @@ def _munge(folder, daemons):
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     # --force: munged does not trust a folder below one that others may write to, as /tmp is.
-    words = [_program("munged"), "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
+    words = ["--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
     words += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
-    with open(folder / "daemons.out", "ab") as out:
-        daemons.append(subprocess.Popen(words, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+    daemons.append(_start(folder, None, "munged", *words))
     until = time.monotonic() + 10
     while not (folder / "munge.socket").exists():
         if daemons[0].poll() is not None or time.monotonic() > until:
