@@ -7,6 +7,7 @@ runs COMMAND on RANKS ranks, or on as many as the job has places for, and says h
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -196,7 +197,9 @@ def main(arguments=None):
         if ranks < 1 or not given.command:
             parser.error(f"expected a command and 1 rank or more, found {ranks} and {given.command}")
         words = command(ranks, *given.command)
-        print("+", shlex.join([name(), *words[1:]]), file=sys.stderr, flush=True)
+        # Without the variables that Open MPI is told to hand over, which fill lines.
+        shown = re.sub(r" -x \w+", "", shlex.join([name(), *words[1:]]).replace(sys.executable, "python"))
+        print("+", shown, file=sys.stderr, flush=True)
         os.execvpe(words[0], words, {**os.environ, **environment()})
     except (allocation.AllocationError, ValueError) as error:
         print(error, file=sys.stderr)

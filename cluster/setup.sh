@@ -6,6 +6,9 @@
 #   MPI=wheel      take Open MPI from the package index (the default)
 #   MPI=site       compile mpi4py and Horovod against this machine's own MPI: MPICC, or mpicc or (Cray) cc on PATH
 #   PYTHON=...     the Python to use; else the first of python3, python3.12, python3.11, python3.10 that fits
+# Lists of packages are split into words, $ORIGIN is for the loader to expand, and a failed first command is as good a
+# reason to stop as a failed second.
+# shellcheck disable=SC2015,SC2016,SC2086
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -105,6 +108,7 @@ build_wheels() {
     local work jobs
     built=yes
     mkdir -p "$cache" && work=$(mktemp -d "$cache/tmp.XXXXXX") || die "cannot write to $cache"
+    # shellcheck disable=SC2064  # now: the variable is local, and gone at the exit
     trap "rm -rf '$work'" EXIT
     find "$cache" -maxdepth 1 -name 'tmp.*' -mmin +240 -exec rm -rf {} +    # left by builds that were killed
     locked keep $compiled >"$work/sources.txt"

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -72,8 +71,8 @@ def slurm(nodes=1):
     """
     folder = Path(tempfile.mkdtemp(prefix="bnn-slurm-"))
     daemons = []
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         _write(folder, nodes)
         _munge(folder, daemons)
 
@@ -83,7 +82,7 @@ def slurm(nodes=1):
         _await_nodes(folder, nodes, environment, daemons)
         yield environment
     finally:
-        _stop(folder, daemons)
+        _stop(folder, environment, daemons)
 
 
 def _start(folder, environment, name, *words):
@@ -120,7 +119,7 @@ def _munge(folder, daemons):
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
-    # --force: munged does not trust a folder below one that others may write to, as /tmp is.
+    # --force: munged does not trust a folder below one that others may write to, as that for temporary files is.
     words = ["--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
     words += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
     daemons.append(_start(folder, None, "munged", *words))
@@ -150,14 +149,14 @@ def _logs(folder, lines=8):
     return "\n".join([*parts, (folder / "daemons.out").read_text()])
 
 
-def _stop(folder, daemons):
-    """End jobs and daemons, the node daemons first, and remove the folder."""
-    family = [process for daemon in daemons for process in _below(daemon.pid)]
-    # A job's keeper (slurmstepd) is no child of its daemon for long; it has the folder on its command line or not.
-    family += [process for process in psutil.process_iter(["name", "environ"]) if _ours(process, folder)]
+def _stop(folder, environment, daemons):
+    """End jobs and daemons, the node daemons before the others, and remove the folder."""
+    with contextlib.suppress(subprocess.SubprocessError):
+        subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True, timeout=10)
+        _await_no_jobs(environment)
+    family = [process for process in psutil.process_iter() if _ours(process, folder)]
     for daemon in reversed(daemons):
-        with contextlib.suppress(OSError):
-            daemon.send_signal(signal.SIGTERM)
+        daemon.terminate()
     for daemon in daemons:
         try:
             daemon.wait(10)
@@ -171,15 +170,24 @@ def _stop(folder, daemons):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _below(pid):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
+def _await_no_jobs(environment):
+    until = time.monotonic() + 15
+    while time.monotonic() < until:
+        left = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True, timeout=10)
+        if not left.stdout.strip():
+            return
+        time.sleep(0.3)
 
 
 def _ours(process, folder):
-    """Whether this process was started by the Slurm in `folder`."""
-    return process.pid != os.getpid() and (process.info["environ"] or {}).get("SLURM_CONF") == f"{folder}/slurm.conf"
+    """Whether the Slurm in `folder` started this process: a job's inherit its settings, a keeper holds its log."""
+    with contextlib.suppress(psutil.Error, OSError):
+        if process.pid in (os.getpid(), os.getppid()):
+            return False
+        if process.environ().get("SLURM_CONF") == f"{folder}/slurm.conf" and "SLURM_JOB_ID" in process.environ():
+            return True
+        return any(file.path.startswith(f"{folder}/") for file in process.open_files())
+    return False
 
 
 def main():

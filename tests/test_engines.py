@@ -241,7 +241,7 @@ def test_the_launcher_of_a_job_is_used(stopped, tmp_path, monkeypatch):
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("BNN_LAUNCHER", "srun")
     assert len(engines.start(2)) == 2
     assert (tmp_path / "arguments").read_text().startswith("-n 2 ")
 

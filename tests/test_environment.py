@@ -183,9 +183,7 @@ def machine(tmp_path):
     def set_up(**variables):
         environment = {"PATH": str(tools), "HOME": str(tmp_path / "home"), **variables}
         before = sorted(tmp_path.rglob("*"))
-        done = subprocess.run(
-            ["make", "run"], cwd=clone, env=environment, capture_output=True, text=True, timeout=20
-        )
+        done = subprocess.run(["make", "run"], cwd=clone, env=environment, capture_output=True, text=True, timeout=20)
         assert done.returncode != 0
         assert sorted(tmp_path.rglob("*")) == before, "a set-up that failed left something behind"
         return done.stderr

@@ -1,0 +1,273 @@
+"""cluster.submit without a real scheduler: scripts, this machine, stand-ins, and what is said of what is wrong."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cluster import ROOT, jobs, keeper, launcher, submit
+
+import psutil
+import pytest
+
+from tests import stand_ins
+from tests.processes import assert_gone
+from tests.test_run_notebooks import notebook
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A jobs folder of the test's own, here and in what it starts; no scheduler of the machine's is on the PATH."""
+    monkeypatch.setattr(jobs, "FOLDER", tmp_path / "jobs")
+    monkeypatch.setenv("BNN_JOBS_DIR", str(tmp_path / "jobs"))
+    return tmp_path / "jobs"
+
+
+def command(*arguments, **environment):
+    words = [sys.executable, "-m", "cluster.submit", *map(str, arguments)]
+    return subprocess.run(
+        words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def dry(capsys, what, *arguments):
+    assert submit.main([what, "--dry-run", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def number(done):
+    return re.search(r"job (\S+)", done.stdout)[1]
+
+
+def wait_for(path, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not come"
+        time.sleep(0.1)
+
+
+ASKED = ["--nodes", 2, "--ranks-per-node", 4, "--threads", 2, "--time", "1:02:03", "--queue", "q", "--account", "acc"]
+
+
+def test_the_script_for_cobalt(capsys):
+    text = dry(capsys, "train", "--scheduler", "cobalt", *ASKED, "--attribute", "attrs=mcdram=cache:numa=quad")
+    options = dict(stand_ins.directives("cobalt", text))
+    assert options.items() >= {
+        "--nodecount": "2", "--time": "63", "--queue": "q", "--project": "acc", "--attrs": "mcdram=cache:numa=quad",
+        "--cwd": str(ROOT), "--jobname": "bnn-train",
+    }.items()  # fmt: skip
+    # Cobalt hands over no variables by itself.
+    assert f"PATH={os.environ['PATH']}" in shlex.split(text, comments=True)
+    assert text.rstrip().endswith('exit "$status"')
+
+
+@pytest.mark.parametrize("kind", ["pbs", "pbs_classic"])
+def test_the_script_for_pbs(capsys, kind):
+    wanted = ["--attribute", "l=filesystems=home:eagle", "--attribute", "l=naccelerators=0"]
+    wanted += ["--attribute", "select=system=crux"] if kind == "pbs" else []
+    options = stand_ins.directives("pbs", dry(capsys, "notebooks", "--scheduler", kind, *ASKED, *wanted))
+    resources = [value for name, value in options if name == "-l"]
+    chunks = {"pbs": "select=2:ncpus=8:mpiprocs=4:system=crux", "pbs_classic": "nodes=2:ppn=8"}
+    assert chunks[kind] in resources and "walltime=1:2:3" in resources
+    assert "filesystems=home:eagle,naccelerators=0" in resources
+    assert {("-q", "q"), ("-A", "acc"), ("-N", "bnn-notebooks")} <= set(options)
+    assert not any("system=crux" in value for name, value in options if name != "-l")
+
+
+def test_the_script_for_slurm(capsys):
+    text = dry(capsys, "train", "--scheduler", "slurm", *ASKED, "--attribute", "qos=debug", "--", "--model=a b")
+    for line in ("nodes=2", "ntasks-per-node=4", "cpus-per-task=2", "time=1:2:3", 'partition="q"', 'account="acc"'):
+        assert f"#SBATCH --{line}\n" in text
+    assert '#SBATCH --qos="debug"\n' in text
+    words = shlex.split(text, comments=True)
+    start = words.index("cluster.launcher")
+    python = words[start - 2]
+    assert words[start + 1 : start + 8] == ["-n", "8", python, "-m", "helpers.train", "--num_intra=2", "--model=a b"]
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_submits_nothing_and_shows_this_machine_s_command(capsys, folder):
+    words = shlex.split(dry(capsys, "notebooks", "--scheduler", "local", "--time", 3, "--", "--only", "06"))
+    assert words[words.index("cluster.keeper") + 2] == "180"
+    assert words[-5:] == ["cluster.run_notebooks", "--ranks", "2", "--only", "06"]
+    assert not list(folder.glob("*/job.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--nodes", "0"], "argument --nodes: expected 1 or more, found '0'"),
+        (["train", "--ranks-per-node", "x"], "expected 1 or more, found 'x'"),
+        (["train", "--time", "1h"], "expected H:MM:SS, H:MM or minutes, found '1h'"),
+        (["train", "--time", "0:00"], "expected H:MM:SS"),
+        (["train", "--time", "1:75:00"], "expected H:MM:SS"),
+        (["train", "--scheduler", "lsf"], "invalid choice: 'lsf'"),
+        (["train", "--scheduler", "slurm", "--attribute", "qos"], "--attribute 'qos': expected NAME=VALUE"),
+        (["train", "--scheduler", "slurm", "--attribute", "qos=a b"], "expected NAME=VALUE without spaces"),
+        (["train", "--scheduler", "local", "--nodes", "2"], "this machine is one node"),
+        (["train", "--scheduler", "local", "--queue", "debug"], "this machine is one node without queues"),
+        (["notebooks", "--profile", "quick"], "unrecognized arguments: --profile"),
+        (["status", "17"], "No job 17 was submitted from here. Those in "),
+        (["cancel", "17"], "No job 17 was submitted from here"),
+        (["sing"], "invalid choice: 'sing'"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_one_line(capsys, arguments, said):
+    try:
+        status = submit.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    out, errors = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert errors.startswith("cluster.submit: ") and said in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "cobalt"])
+def test_a_scheduler_that_is_not_here_is_told(monkeypatch, capsys, folder, tmp_path, scheduler):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit.main(["train", "--scheduler", scheduler]) == 2
+    assert f"{jobs.PROGRAMS[scheduler][0]}, " in capsys.readouterr().err
+    assert not list(folder.glob("*train*"))
+
+
+def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, capsys, tmp_path, folder):
+    for program in jobs.PROGRAMS["slurm"]:
+        (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(jobs, "ANSWER", 0.5)
+    assert submit.main(["train"]) == 2
+    assert "sbatch did not answer within 0 seconds: the scheduler may be down" in capsys.readouterr().err
+    assert not list(folder.glob("*train*"))
+    assert not [child for child in psutil.Process().children() if "sleep" in child.name()]
+
+
+def test_jobs_of_this_machine_end_as_what_they_were(tmp_path, folder):
+    fine = notebook(tmp_path, "01_fine.ipynb", work="print('fine')")
+    bad = notebook(tmp_path, "02_bad.ipynb", work="1 / 0")
+    mark = tmp_path / "going"
+    long = notebook(tmp_path, "03_long.ipynb", wait=f"open({str(mark)!r}, 'w')\nimport time\ntime.sleep(300)")
+
+    def run(path, *arguments):
+        return command("notebooks", "--scheduler", "local", *arguments, "--", path, "--output", tmp_path / path.stem)
+
+    done = run(fine, "--wait", 90)
+    assert done.returncode == 0 and re.search(r"local job \d+: done \(after \d+ seconds\)", done.stdout), done.stdout
+    assert (tmp_path / "01_fine" / "notebooks" / "01_fine.ipynb").is_file()
+    failed = run(bad, "--wait", 90)
+    assert failed.returncode == 1 and ": failed (with status 1," in failed.stdout
+    assert "  02_bad.ipynb: cell work: ZeroDivisionError: division by zero\n" in failed.stdout
+    late = run(long, "--time", "0:00:09", "--wait", 60)
+    assert late.returncode == 1 and ": ran out of time (its limit of 9 seconds)" in late.stdout
+
+    mark.unlink(missing_ok=True)
+    going = run(long)
+    assert going.returncode == 0
+    assert ": running" in command("status", number(going)).stdout
+    wait_for(mark)
+    began = json.loads(next(path for path in folder.glob("*/began.json") if psutil.pid_exists(
+        json.loads(path.read_text())["pid"])).read_text())  # fmt: skip
+    family = [psutil.Process(began["pid"]), *psutil.Process(began["pid"]).children(recursive=True)]
+    assert len(family) >= 4
+    ended = command("cancel", number(going))
+    assert ended.returncode == 0 and ": cancelled (after" in ended.stdout
+    assert_gone(family)
+    assert ": cancelled" in command("status", number(going)).stdout
+    assert ": done" in command("status", number(done)).stdout
+
+
+@pytest.mark.parametrize("scheduler", ["cobalt", "pbs"])
+def test_a_job_goes_through_the_stand_in_of_a_scheduler(tmp_path, monkeypatch, scheduler):
+    program = {"cobalt": "aprun", "pbs": "mpiexec"}[scheduler]
+    own = stand_ins.put(tmp_path / "bin", scheduler, program, launcher.program() or "")
+    fine = notebook(tmp_path, "01_fine.ipynb", work="import os\nprint(os.environ['BNN_RANKS'])")
+    long = notebook(tmp_path, "03_long.ipynb", wait="import time\ntime.sleep(300)")
+    request = ["--scheduler", scheduler, "--nodes", 2, "--time", 5]
+    done = command("notebooks", *request, "--wait", 90, "--", fine, "--output", tmp_path / "out", **own)
+    assert done.returncode == 0 and f"{scheduler} job {number(done)}: done" in done.stdout, done.stdout + done.stderr
+    bad = command("notebooks", *request, "--wait", 90, "--", tmp_path / "absent.ipynb", **own)
+    assert bad.returncode == 1 and ": failed (with status 2," in bad.stdout, bad.stdout
+    going = command("notebooks", *request, "--", long, "--output", tmp_path / "out", **own)
+    ended = command("cancel", number(going), **own)
+    assert ended.returncode == 0 and ": cancelled" in ended.stdout, ended.stdout
+
+
+def a_job(folder, scheduler, began=None, ended=None, limit=600, **more):
+    """A job's folder as its keeper left it; times are seconds from now."""
+    place = folder / "a"
+    place.mkdir(parents=True)
+    record = {"id": "4000", "scheduler": scheduler, "seconds": limit, "submitted": time.time() - 5000}
+    if began is not None:
+        keeper.write(place / "began.json", pid=1, created=0, host="x", time=time.time() + began)
+    if ended is not None:
+        word = {"status": 0, "signal": 0, "over": False, **more}
+        keeper.write(place / "ended.json", time=time.time() + ended, **word)
+    return record, place
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"began": -900, "ended": -800}, jobs.DONE),
+        ({"began": -900, "ended": -800, "status": 2}, jobs.FAILED),
+        ({"began": -900, "ended": -305, "status": 143, "signal": 15}, jobs.OVER),
+        ({"began": -900, "ended": -800, "status": 143, "signal": 15}, jobs.CANCELLED),
+        ({"began": -900}, jobs.OVER),
+        ({"began": -90}, jobs.LOST),
+        ({}, jobs.LOST),
+    ],
+)
+def test_what_became_of_a_job_that_cobalt_has_forgotten(folder, tmp_path, monkeypatch, more, word):
+    own = stand_ins.put(tmp_path / "bin", "cobalt", "aprun", "")
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    record, place = a_job(folder, "cobalt", **more)
+    assert jobs.state(record, place).word == word
+    (place / "cancelled").touch()
+    if word != jobs.DONE and word != jobs.FAILED and "ended" not in more:
+        assert jobs.state(record, place).word == jobs.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("job", "word"),
+    [
+        ({"job_state": "Q", "comment": "Not Running: not enough nodes"}, jobs.QUEUED),
+        ({"job_state": "R"}, jobs.RUNNING),
+        ({"job_state": "F", "Exit_status": 0}, jobs.DONE),
+        ({"job_state": "F", "Exit_status": 1}, jobs.FAILED),
+        ({"job_state": "F", "Exit_status": -29}, jobs.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:10:04"}}, jobs.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:01:04"}}, jobs.CANCELLED),
+        ({"job_state": "F", "comment": "deleted before it ran"}, jobs.CANCELLED),
+    ],
+)
+def test_what_pbs_says_of_a_job(folder, monkeypatch, job, word):
+    record, place = a_job(folder, "pbs", began=-900)
+    monkeypatch.setattr(jobs, "ask", lambda words, known: json.dumps({"Jobs": {"4000.x": job}}))
+    assert jobs.state(record, place).word == word
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [("PENDING Reason=Resources", jobs.QUEUED), ("COMPLETING Reason=None", jobs.RUNNING),
+     ("OUT_OF_MEMORY Reason=OutOfMemory", jobs.FAILED), ("NODE_FAIL Reason=NodeDown", jobs.FAILED),
+     ("DEADLINE Reason=DeadLine", jobs.OVER), ("CANCELLED Reason=None", jobs.CANCELLED)],
+)  # fmt: skip
+def test_what_slurm_says_of_a_job(folder, monkeypatch, said, word):
+    record, place = a_job(folder, "slurm", began=-900)
+    monkeypatch.setattr(jobs, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
+    assert jobs.state(record, place).word == word
+
+
+def test_numbers_that_a_scheduler_gives_again_mean_the_latest_job(folder):
+    for name, when in (("a", 1.0), ("b", 2.0)):
+        (folder / name).mkdir(parents=True)
+        keeper.write(folder / name / "job.json", id="7", scheduler="slurm", seconds=60, submitted=when)
+    assert jobs.find("7")[1] == Path(folder / "b")
