@@ -71,6 +71,11 @@ def average(gradients, half_precision=False):
     return hvd.grouped_allreduce(gradients, op=hvd.Average, compression=compression)
 
 
+def barrier():
+    """Wait for all ranks, as before a timing that is to begin on all of them at once."""
+    hvd.allreduce(tf.zeros([1]), name="barrier")
+
+
 def mean(values):
     """The mean over ranks of a number or array, as a NumPy array."""
     return hvd.allreduce(tf.convert_to_tensor(values), op=hvd.Average).numpy()

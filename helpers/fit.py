@@ -151,12 +151,12 @@ def fit(
     return history
 
 
-def stepper(model, x, y, *, batch_size=64, steps=10, nll=categorical_nll, world=None):
+def stepper(model, x, y, *, batch_size=64, steps=10, nll=categorical_nll, world=None, half_precision=False):
     """A function that takes `steps` training steps at each call, the same as `fit`'s: for timing them."""
     rank, size = (world.rank, world.size) if world else (0, 1)
     state = _State(model, keras.optimizers.legacy.Adam(1e-3))
     per_epoch = data.steps_per_epoch(len(x), batch_size, size)
-    loop = _compiled_loop(state, nll, len(x), 1.0, 0.0, per_epoch, world, False)
+    loop = _compiled_loop(state, nll, len(x), 1.0, 0.0, per_epoch, world, half_precision)
     epoch = data.batches(x, y, batch_size=batch_size, seed=0, epoch=0, rank=rank, size=size)
     batches = iter(epoch.repeat())
     return lambda: loop(batches, tf.constant(steps), tf.constant(0.0))

@@ -35,17 +35,17 @@ def write_csv(path, rows):
     write_atomically(path, text.getvalue())
 
 
-def _number(text):
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+def _value(text):
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def read_csv(path):
-    """The rows of a CSV of numbers, as `write_csv` wrote them."""
+    """The rows of a CSV as `write_csv` wrote them: numbers as numbers, words as words."""
     with open(path, newline="") as file:
-        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: _value(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def restore_model(model, folder):
