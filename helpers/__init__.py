@@ -23,7 +23,7 @@ RUNS = Path(os.environ.get("BNN_RUNS_DIR", ROOT / "build" / "runs"))
 
 
 @contextmanager
-def _stderr_kept_back():
+def stderr_kept_back():
     """Hold back what C++ writes to descriptor 2, and give it out after all if the block raises.
 
     TensorFlow complains of absent CUDA plugins before any of its log levels is in force.
@@ -43,7 +43,7 @@ def _stderr_kept_back():
             os.close(saved)
 
 
-with _stderr_kept_back():
+with stderr_kept_back():
     import tensorflow
 
 # Its warnings of retracing count models that were rightly traced once each.
