@@ -2,8 +2,8 @@
 
     python -m cluster.scaling --ranks 1 2 4 --output build/scaling
 
-starts `helpers.scaling` for one point after another, with the launcher of this machine or of the job around it.
-Notebook 07 reads the folder.
+starts `helpers.scaling` for one number of ranks after another, with the launcher of this machine or of the job around
+it. Notebook 07 reads the folder.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 MODELS = ("BNN_conv_flip", "CNN_conv", "CIFAR10_BNN_model", "CIFAR10_CNN_model")
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 4_000_000)  # float32 numbers in one all-reduce
-SETTINGS = {  # a word for the file: (flags, environment)
+SETTINGS = {  # a word for the table: (flags, environment)
     "fp16": (["--fp16"], {}),
     "every-5": (["--every=5"], {}),
     "cycle-5ms": ([], {"HOROVOD_CYCLE_TIME": "5"}),
@@ -28,30 +28,19 @@ SETTINGS = {  # a word for the file: (flags, environment)
 }
 
 
-def points(options):
+def launches(options):
     """The study as a list of (ranks, words for `helpers.scaling`, environment)."""
-    common = [f"--rounds={options.rounds}", f"--steps={options.steps}", f"--output={options.output}"]
-    study = []
-    for ranks in options.ranks:
-        for model in options.models:
-            per_rank = {"weak": options.batch_size, "strong": options.global_batch // ranks}
-            for scaling, batch in per_rank.items():
-                words = [f"--model={model}", f"--scaling={scaling}", f"--batch_size={batch}"]
-                study.append((ranks, words + common, {}))
-        if ranks > 1:
-            for size in SIZES:
-                words = ["--model=all-reduce", f"--parameters={size}", "--scaling=none"]
-                study.append((ranks, words + common, {}))
-    ranks = options.settings_at
-    for model in options.models if ranks else ():
-        for setting, (words, environment) in SETTINGS.items():
-            which = [f"--model={model}", f"--batch_size={options.batch_size}", f"--setting={setting}"]
-            study.append((ranks, [*which, *words, *common], environment))
+    common = ["--models", *options.models, f"--batch_size={options.batch_size}", f"--rounds={options.rounds}"]
+    common += [f"--steps={options.steps}", f"--output={options.output}"]
+    sizes = ["--sizes", *map(str, SIZES)]
+    study = [(ranks, [*common, f"--global_batch={options.global_batch}", *sizes], {}) for ranks in options.ranks]
+    for setting, (words, environment) in SETTINGS.items() if options.settings_at else ():
+        study.append((options.settings_at, [*common, f"--setting={setting}", *words], environment))
     return study
 
 
 def run(command, environment, timeout):
-    """Run one point; the end of what it said if it failed, else None. Nothing of it outlives this call."""
+    """Run one launch; the end of what it said if it failed, else None. Nothing of it outlives this call."""
     process = subprocess.Popen(
         [*leash.command(ROOT), *command], cwd=ROOT, env={**os.environ, **environment}, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -67,7 +56,7 @@ def run(command, environment, timeout):
 
 
 def main(arguments=None):
-    """Measure what is not measured yet; the exit status is 1 if a point failed."""
+    """Measure the study; the exit status is 1 if a launch failed."""
     parser = argparse.ArgumentParser(prog="python -m cluster.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="how many, one after the other")
     parser.add_argument("--models", nargs="+", default=MODELS, help="of the catalogue")
@@ -76,7 +65,7 @@ def main(arguments=None):
     parser.add_argument("--settings_at", type=int, default=2, help="ranks to try Horovod's settings on; 0: none")
     parser.add_argument("--rounds", type=int, default=15, help="repetitions of each point")
     parser.add_argument("--steps", type=int, default=10, help="steps in each")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds for one point")
+    parser.add_argument("--timeout", type=int, default=1800, help="seconds for one launch")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "scaling", help="folder for the CSV files")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and start none")
     options = parser.parse_args(arguments)
@@ -85,7 +74,7 @@ def main(arguments=None):
     if launcher.program() is None:
         parser.error(f"{launcher.name()} is not on the PATH")
     failed = 0
-    for ranks, words, extra in tqdm(points(options), desc="points", disable=None):
+    for ranks, words, extra in tqdm(launches(options), desc="launches", disable=None):
         environment = launcher.environment() | extra
         command = launcher.command(ranks, sys.executable, "-m", "helpers.scaling", *words)
         if options.dry_run:

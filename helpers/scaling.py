@@ -1,12 +1,12 @@
-"""Time training steps on ranks, with the all-reduce and without it: a point of the scaling study, as a CSV file.
+"""Time training steps on these ranks, with the all-reduce and without it, as a CSV file of a scaling study.
 
-    mpiexec -n 2 --bind-to core python -m helpers.scaling --model=BNN_conv_flip --batch_size=64 --output=build/scaling
+    mpiexec -n 2 --bind-to core python -m helpers.scaling --models BNN_conv_flip CNN_conv --output build/scaling
 
-`python -m cluster.scaling` measures all points of a study. Images are random: the arithmetic does not depend on them.
+`python -m cluster.scaling` measures a study over numbers of ranks. Images are random: the arithmetic does not depend
+on them.
 """
 
 import argparse
-import json
 import math
 import os
 import socket
@@ -72,34 +72,34 @@ def reduction(parameters, steps, half_precision):
 
 
 def rows(options, world):
-    """The measured point as a list of dicts, one a round."""
-    if options.model == ALLREDUCE:
-        parameters = options.parameters
-        seconds = measure([reduction(parameters, options.steps, options.fp16)], options.rounds)
-        seconds = np.vstack([seconds, np.zeros_like(seconds)])
-    else:
-        name = models.canonical(options.model)
-        *functions, parameters = training(name, options.batch_size, options.steps, world, options.fp16, options.every)
-        seconds = measure(functions, options.rounds)
+    """All points that the options name, measured one after the other: a list of dicts, one a round."""
     hosts = distributed.gather_objects(socket.gethostname())
-    point = {
-        "model": options.model if options.model == ALLREDUCE else name,
-        "scaling": options.scaling,
-        "setting": options.setting,
-        "ranks": world.size,
-        "nodes": len(set(hosts)),
-        "cores": (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts)),
-        "batch_size": options.batch_size,
-        "parameters": parameters,
-    }
-    whole, alone = (seconds / options.steps).tolist()
-    return [point | {"round": i, "step": w, "alone": a} for i, (w, a) in enumerate(zip(whole, alone, strict=True))]
+    cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
+    place = {"setting": options.setting, "ranks": world.size, "nodes": len(set(hosts)), "cores": cores}
+    batches = {"weak": options.batch_size, "strong": options.global_batch // world.size}
+    measured = []
+    for name in options.models:
+        for scaling, batch_size in batches.items():
+            if batch_size:
+                *functions, parameters = training(name, batch_size, options.steps, world, options.fp16, options.every)
+                point = {"model": name, "scaling": scaling, "batch_size": batch_size, "parameters": parameters}
+                measured.append((point, *measure(functions, options.rounds)))
+    for size in options.sizes if world.size > 1 else ():
+        point = {"model": ALLREDUCE, "scaling": "none", "batch_size": 0, "parameters": size}
+        seconds = measure([reduction(size, options.steps, options.fp16)], options.rounds)
+        measured.append((point, *seconds, np.zeros(options.rounds)))
+    return [
+        point | place | {"round": i, "step": whole[i] / options.steps, "alone": alone[i] / options.steps}
+        for point, whole, alone in measured
+        for i in range(options.rounds)
+    ]
 
 
 def read(folder):
-    """All rows of all points measured in `folder`: a list of dicts, with numbers where there are numbers.
+    """All rows of the study in `folder`: a list of dicts, one for each round of each point.
 
-    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes.
+    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes; `batch_size`
+    examples on each rank.
 
     Raises:
       FileNotFoundError: there is no CSV file in it.
@@ -111,34 +111,31 @@ def read(folder):
 
 
 def main(argv=None):
-    """Measure one point on all ranks; rank 0 writes the file. Returns the exit status."""
+    """Measure on all ranks; rank 0 writes the file. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help=f"a model of the catalogue, or {ALLREDUCE}")
-    parser.add_argument("--batch_size", type=int, default=64, help="examples a step on each rank")
-    parser.add_argument("--parameters", type=int, default=100_000, help=f"numbers to sum, with {ALLREDUCE}")
-    parser.add_argument("--scaling", default="weak", help="weak, strong or another word, for the file alone")
-    parser.add_argument("--setting", default="default", help="what else was set, a word for the file alone")
-    parser.add_argument("--fp16", action="store_true", help="send gradients as float16")
-    parser.add_argument("--every", type=int, default=1, help="reduce at one step in so many")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a round")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the CSV file")
+    add = parser.add_argument
+    add("--models", nargs="*", default=[], help="models of the catalogue to train")
+    add("--batch_size", type=int, default=64, help="weak scaling: examples a step on each rank")
+    add("--global_batch", type=int, default=0, help="strong scaling: examples a step on all ranks; 0: none")
+    add("--sizes", type=int, nargs="*", default=[], help="float32 numbers, to time an all-reduce of that many")
+    add("--setting", default="default", help="what else was set: a word for the table")
+    add("--fp16", action="store_true", help="send gradients as float16")
+    add("--every", type=int, default=1, help="reduce at one step in so many")
+    add("--steps", type=int, default=10, help="steps in a round")
+    add("--rounds", type=int, default=15)
+    add("--output", type=Path, required=True, help="folder for the CSV file")
     options = parser.parse_args(argv)
-    if min(options.batch_size, options.parameters, options.rounds, options.every) < 1 or options.steps % options.every:
+    try:
+        options.models = [models.canonical(name) for name in options.models]
+    except ValueError as error:
+        parser.error(str(error))
+    if min(options.batch_size, options.rounds, options.every, *options.sizes) < 1 or options.steps % options.every:
         parser.error("numbers must be 1 or more, and --steps a multiple of --every")
-    if options.model != ALLREDUCE:
-        try:
-            models.canonical(options.model)
-        except ValueError as error:
-            parser.error(str(error))
     world = distributed.init(int(os.environ.get("OMP_NUM_THREADS", 1)))
     found = rows(options, world)
     if world.rank == 0:
         options.output.mkdir(parents=True, exist_ok=True)
-        words = [options.model, options.scaling, options.setting, world.size, options.batch_size]
-        words += [options.parameters] if options.model == ALLREDUCE else []
-        write_csv(options.output / ("-".join(map(str, words)).replace(" ", "_") + ".csv"), found)
-        print(json.dumps(found[0]))
+        write_csv(options.output / f"{options.setting}-{world.size}-ranks.csv", found)
     return 0
 
 
