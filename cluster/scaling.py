@@ -47,7 +47,7 @@ def run(command, environment, timeout):
     )  # fmt: skip
     try:
         said = process.communicate(timeout=timeout)[1]
-        return said.strip()[-500:] or f"exit status {process.returncode}" if process.returncode else None
+        return said.strip()[-1500:] or f"exit status {process.returncode}" if process.returncode else None
     except subprocess.TimeoutExpired:
         return f"not done within {timeout} seconds (--timeout)"
     finally:

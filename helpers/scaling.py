@@ -16,7 +16,7 @@ from pathlib import Path
 
 from helpers import distributed, models
 from helpers.fit import stepper
-from helpers.store import read_csv, write_csv
+from helpers.store import write_csv
 
 import numpy as np
 import psutil
@@ -72,7 +72,11 @@ def reduction(parameters, steps, half_precision):
 
 
 def rows(options, world):
-    """All points that the options name, measured one after the other: a list of dicts, one a round."""
+    """All points that the options name, measured one after the other: a list of dicts, one for each round.
+
+    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes; `batch_size`
+    examples on each rank.
+    """
     hosts = distributed.gather_objects(socket.gethostname())
     cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
     place = {"setting": options.setting, "ranks": world.size, "nodes": len(set(hosts)), "cores": cores}
@@ -93,21 +97,6 @@ def rows(options, world):
         for point, whole, alone in measured
         for i in range(options.rounds)
     ]
-
-
-def read(folder):
-    """All rows of the study in `folder`: a list of dicts, one for each round of each point.
-
-    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes; `batch_size`
-    examples on each rank.
-
-    Raises:
-      FileNotFoundError: there is no CSV file in it.
-    """
-    files = sorted(Path(folder).glob("*.csv"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no CSV file: run `python -m cluster.scaling --output={folder}` first")
-    return [row for file in files for row in read_csv(file)]
 
 
 def main(argv=None):
