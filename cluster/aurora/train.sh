@@ -13,7 +13,7 @@ set -e
 cd "$PBS_O_WORKDIR"
 module load mpich
 
-PPN=12       # MPI ranks on each node
+PPN=12      # MPI ranks on each node
 THREADS=8   # threads of each rank, and the CPUs that --depth sets it apart from the next
 
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)

@@ -13,7 +13,7 @@ set -e
 cd "$PBS_O_WORKDIR"
 module load PrgEnv-gnu cray-mpich cray-python
 
-PPN=64       # MPI ranks on each node
+PPN=64      # MPI ranks on each node
 THREADS=2   # threads of each rank, and the CPUs that --depth sets it apart from the next
 
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
