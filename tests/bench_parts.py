@@ -156,7 +156,7 @@ def inference(short, rounds, draws):
     from helpers.inference import sample_outputs
 
     x, _ = images(short, MODELS[short][2])
-    model, twin = build(short, "ours"), build(short, "twin")
+    model, stock, twin = (build(short, variant) for variant in ("ours", "stock", "twin"))
     tensor, few = tf.constant(x), max(2, min(10, draws))
 
     @tf.function
@@ -167,6 +167,7 @@ def inference(short, rounds, draws):
     run = {
         "ours": (lambda: sample_outputs(model, x, draws), draws),
         "Python loop": (lambda: [model(tensor) for _ in range(few)], few),
+        "Python loop of stock": (lambda: [stock(tensor) for _ in range(few)], few),
         "tf.function loop": (loop, few),
         "deterministic forwards": (lambda: [forward(tensor) for _ in range(few)], few),
     }
