@@ -7,7 +7,8 @@ BIN := $(CURDIR)/.venv/bin
 # What runs finds mpiexec and the course's own Python first, and no packages of other installations; and it keeps
 # the compiled modules: without them, each process that imports TensorFlow needs three times as long for that.
 IN_VENV := PATH="$(BIN):$$PATH"
-unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
+FOREIGN := PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
+unexport $(FOREIGN)
 
 ifeq ($(shell id -u),0)
 # Open MPI and JupyterLab refuse to work for root unless told otherwise, as is the custom in containers.
@@ -39,9 +40,13 @@ bench: setup  ## measure training, inference and all-reduce against TFP and the 
 lab: setup  ## open JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks
 
+# A hub starts kernels with its own environment: the settings that this shell has for the course go into the kernel.
+KEPT = $(foreach name,$(sort $(filter BNN_% %_proxy %_PROXY LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED,$(.VARIABLES))),\
+	$(if $(filter environment command,$(origin $(name))),--env $(name) '$($(name))'))
+
 kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab
 	$(IN_VENV) python -m ipykernel install --user --name bnn-course --display-name "BNN course" \
-		--env PATH '$(BIN):$${PATH}' $(KERNEL_AS_ROOT)
+		--env PATH '$(BIN):$${PATH}' $(foreach name,$(FOREIGN),--env $(name) '') $(KEPT) $(KERNEL_AS_ROOT)
 
 lock: setup  ## write requirements.lock from pyproject.toml, keeping the versions that still fit
 	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.10 --generate-hashes \

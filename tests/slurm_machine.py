@@ -95,7 +95,7 @@ def _write(folder, nodes):
     """The configuration, in `folder`."""
     for name in ["state", *(f"spool-node{number}" for number in range(nodes))]:
         (folder / name).mkdir(mode=0o755)
-    ports = _free_ports(1 + nodes)
+    ports = free_ports(1 + nodes)
     text = _CONFIG.format(folder=folder, ports=ports, host=socket.gethostname().split(".")[0])
     memory = psutil.virtual_memory().total // 2**20 // 2
     for number in range(nodes):
@@ -106,7 +106,7 @@ def _write(folder, nodes):
     (folder / "slurm.conf").write_text(text)
 
 
-def _free_ports(count):
+def free_ports(count):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
