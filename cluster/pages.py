@@ -70,6 +70,10 @@ def page(notebook, source, target, pages):
         image["alt"] = texts.get("".join(image["src"].partition(",")[2].split()), image.get("alt", ""))
     for link in soup.select("a[href]"):
         link["href"] = _moved(link["href"], source, target, pages)
+    # nbconvert breaks printed lines within words.
+    style = soup.new_tag("style")
+    style.string = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
+    soup.head.append(style)
     return str(soup)
 
 

@@ -52,7 +52,10 @@ def table(rows, caption=""):
     cells = [[_text(row[c]) for c in columns] for row in rows]
     head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells)
-    note = f'<caption style="caption-side: bottom">{html.escape(caption)}</caption>' if caption else ""
+    # As wide as it needs, and not as the table: a long caption below a narrow table would be a column of words.
+    wide = "width: max-content; max-width: min(40rem, 85vw)"
+    note = f'<div style="{wide}">{html.escape(caption)}</div>' if caption else ""
+    note = f'<caption style="caption-side: bottom; text-align: left">{note}</caption>' if note else ""
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in (columns, *cells)]
     display(

@@ -19,7 +19,9 @@ def _version(package):
 def _commit():
     """The commit's short hash, '+' behind it if tracked files differ from it; 'unknown' outside git."""
     try:
-        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+        # git refuses a course folder that is somebody else's, as on a hub, unless it is told that this one is safe.
+        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+        git += ["describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
