@@ -28,6 +28,15 @@ SETTINGS = {  # a word for the table: (flags, environment)
 }
 
 
+def measurement(parser):
+    """Give the parser the options that say what each launch measures."""
+    parser.add_argument("--models", nargs="+", default=MODELS, help="of the catalogue")
+    parser.add_argument("--batch_size", type=int, default=64, help="weak scaling: examples a step on each rank")
+    parser.add_argument("--global_batch", type=int, default=128, help="strong scaling: examples a step on all ranks")
+    parser.add_argument("--rounds", type=int, default=15, help="repetitions of each point")
+    parser.add_argument("--steps", type=int, default=10, help="steps in each")
+
+
 def launches(options):
     """The study as a list of (ranks, words for `helpers.scaling`, environment)."""
     common = ["--models", *options.models, f"--batch_size={options.batch_size}", f"--rounds={options.rounds}"]
@@ -59,12 +68,8 @@ def main(arguments=None):
     """Measure the study; the exit status is 1 if a launch failed."""
     parser = argparse.ArgumentParser(prog="python -m cluster.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="how many, one after the other")
-    parser.add_argument("--models", nargs="+", default=MODELS, help="of the catalogue")
-    parser.add_argument("--batch_size", type=int, default=64, help="weak scaling: examples a step on each rank")
-    parser.add_argument("--global_batch", type=int, default=128, help="strong scaling: examples a step on all ranks")
+    measurement(parser)
     parser.add_argument("--settings_at", type=int, default=2, help="ranks to try Horovod's settings on; 0: none")
-    parser.add_argument("--rounds", type=int, default=15, help="repetitions of each point")
-    parser.add_argument("--steps", type=int, default=10, help="steps in each")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for one launch")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "scaling", help="folder for the CSV files")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and start none")
