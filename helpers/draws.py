@@ -108,7 +108,8 @@ def one_by_one(layers, own, x, block):
 
         return tf.map_fn(part, tf.range(blocks), fn_output_signature=tf.float32, parallel_iterations=1)
 
-    outputs = tf.map_fn(one, tf.range(count), fn_output_signature=tf.float32, parallel_iterations=1)
+    # Two networks at a time: what one of them does on a single core leaves the others to the next.
+    outputs = tf.map_fn(one, tf.range(count), fn_output_signature=tf.float32, parallel_iterations=2)
     return tf.reshape(outputs, tf.concat([[count, blocks * block], tf.shape(outputs)[3:]], 0))[:, :n]
 
 

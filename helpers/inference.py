@@ -119,7 +119,7 @@ def _chunks(networks, num_examples, num_draws, budget):
     # Half of it for weights: those of all draws are there twice when they are stacked, some also in the making.
     at_once = max(1, min(DRAWS, num_draws, budget // 4 // max(1, networks.weight_bytes) - 4))
     block_bytes = networks.example_bytes * (at_once if networks.together else 1)
-    block = max(1, min(CACHE, budget // 4) // block_bytes)
+    block = max(1, min(CACHE, budget // 8) // block_bytes)  # of each of two networks at a time
     rows = block if networks.together else PASSES // at_once
     rows = max(1, min(rows, num_examples, budget // 4 // networks.shared_bytes))
     # In blocks of equal size, because the last one is filled up.
