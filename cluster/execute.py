@@ -1,7 +1,11 @@
 """Execute notebooks with papermill, one after the other: what lands where, and what became of each."""
 
 import contextlib
+import errno
+import fcntl
+import json
 import os
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +18,12 @@ from tqdm import tqdm
 
 NOTEBOOKS = ROOT / "notebooks"
 _INTERRUPTED = "interrupted"
+_GOOD = ".last-good"  # in the name of a copy that ran to its end, once a run that failed has taken its place
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class OutputError(Exception):
+    """The output folder cannot be used; nothing was run, and the message says why."""
 
 
 @dataclass
@@ -52,7 +62,15 @@ def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
     Yields:
       A `Result` for each as it ends, with the executed notebook as far as it got. Interrupted by SIGINT
       (KeyboardInterrupt), the one that was running is the last.
+
+    Raises:
+      OutputError: the folder cannot be written, or another run is at work in it.
     """
+    with _hold(output):
+        yield from _run(parameters, output, ranks, timeout, note, swept)
+
+
+def _run(parameters, output, ranks, timeout, note, swept):
     runs = sweep.expand(parameters, swept or {})
     targets = [output / "notebooks" / within(each.source).with_name(f"{each.name}.ipynb") for each in runs]
     # Of several runs of a notebook, links in others lead to the first.
@@ -67,21 +85,79 @@ def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
             with _environment(ranks, models):
                 notebook, message = _execute(each.source, target, each.parameters, timeout, bar)
             result = Result(each.source, each.name, (time.monotonic() - begun) / 60, message, values=each.values)
-            if notebook:
-                result.notebook, result.page = notebook, target.with_suffix(".html")
-                result.results = sweep.results(notebook, models) if result.ok else {}
-                result.title = sweep.heading(pages.title(notebook, each.source.stem), result)
-                pages.write(target, nbformat.writes(notebook) + "\n")
-                pages.write(result.page, pages.page(notebook, each.source, result.page, linked))
             results.append(result)
+            try:
+                if notebook:
+                    result.notebook, result.page = notebook, target.with_suffix(".html")
+                    result.results = sweep.results(notebook, models) if result.ok else {}
+                    result.title = sweep.heading(pages.title(notebook, each.source.stem), result)
+                    _keep(result, target, linked)
+                pages.write(output / "index.html", pages.index(results, output, note))
+                if swept:
+                    pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(results)))
+            except OSError as error:
+                result.message = result.message or _unwritten(error)
             bar.n = sum(cells[done.source] for done in results)
             bar.write(f"{each.name:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
-            pages.write(output / "index.html", pages.index(results, output, note))
-            if swept:
-                pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(results)))
             yield result
             if message == _INTERRUPTED:
                 return
+
+
+def _hold(output):
+    """Take the output folder for this run alone; returns the file with the lock, which ends with its process."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = open(output / ".run", "a+")
+        if not _locked(file):
+            file.seek(0)
+            with file:
+                who = file.read().strip()
+            raise OutputError(
+                f"{output} is in use by another run ({who}). Wait for its end, or choose another --output."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"--output {output}: {_unwritten(error)}") from error
+    return file
+
+
+def _locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
+def _keep(result, target, linked):
+    """Write the executed notebook and its page; where it failed, an older copy that did not stays beside it."""
+    copies = (target, result.page)
+    if not result.ok and _ended_well(target):
+        for path in filter(Path.is_file, copies):
+            os.replace(path, path.with_name(f"{path.stem}{_GOOD}{path.suffix}"))
+    pages.write(target, nbformat.writes(result.notebook) + "\n")
+    pages.write(result.page, pages.page(result.notebook, result.source, result.page, linked))
+    for path in copies if result.ok else ():
+        path.with_name(f"{path.stem}{_GOOD}{path.suffix}").unlink(missing_ok=True)
+
+
+def _ended_well(copy):
+    """Whether there is a copy that an earlier run executed to its end."""
+    try:
+        return not json.loads(copy.read_text())["metadata"]["papermill"]["exception"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _unwritten(error):
+    """What to say of an output that could not be written."""
+    advice = "; make room for it" if error.errno in _FULL else ""
+    return f"the output cannot be written ({error}){advice}"
 
 
 def within(source):
@@ -113,10 +189,8 @@ def _environment(ranks, models):
 
 def _execute(source, target, parameters, timeout, bar):
     """Run one notebook; returns it as far as it got, or None, and what failed, or ""."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     # papermill writes as it goes; the copy of an earlier run stays whole until this one has ended.
     part = target.with_name(f".{target.stem}.part.ipynb")
-    part.unlink(missing_ok=True)
     deadline = time.monotonic() + timeout
     last, message = None, ""
 
@@ -126,6 +200,8 @@ def _execute(source, target, parameters, timeout, bar):
         bar.update()
 
     try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
         papermill.execute_notebook(
             str(source),
             str(part),
@@ -146,14 +222,19 @@ def _execute(source, target, parameters, timeout, bar):
         message = f"not finished within {timeout:g} seconds (--timeout)"
     except Exception as error:
         message = f"{type(error).__name__}: {_first_line(error)}"
+        if getattr(error, "errno", None) in (*_FULL, errno.EROFS, errno.EACCES):
+            message = _unwritten(error)
     if message and last is not None:
         message = f"cell {last}: {message}" if message != _INTERRUPTED else message
-    if not part.is_file():
-        return None, message
-    notebook = nbformat.read(part, 4)
-    for name in ("input_path", "output_path"):
-        notebook.metadata.papermill[name] = within(source).as_posix()
-    part.unlink()
+    try:
+        notebook = nbformat.read(part, 4)
+    except (OSError, ValueError) as error:  # on a full disk it is empty, or cut off
+        return None, message or f"its executed copy cannot be read: {_first_line(error)}"
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    notebook.metadata.papermill |= {name: within(source).as_posix() for name in ("input_path", "output_path")}
+    notebook.metadata.papermill["exception"] = bool(message)
     return notebook, message
 
 

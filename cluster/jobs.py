@@ -77,7 +77,7 @@ def find(number):
     """
     known = {}
     for path in FOLDER.glob("*/job.json"):
-        record = json.loads(path.read_text())
+        record = _word(path)
         known.setdefault(record["id"], []).append((record["submitted"], record, path.parent))
     if number not in known:
         names = ", ".join(sorted(known)) or "none"
@@ -117,10 +117,13 @@ def state(record, folder):
 
 
 def _word(path):
+    """What a job's file says, None where there is none yet."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise JobError(f"{path} is damaged ({error}): remove the job's folder, {path.parent.name}") from error
 
 
 def _slurm(record, folder):

@@ -7,7 +7,6 @@ job's nodes. With --sweep there is a run for each value, and a table of the numb
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import re
@@ -45,7 +44,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 2
     results, total = [], len(sweep.expand(parameters, swept))
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         for result in execute.run(
             parameters,
             output=options.output.resolve(),
@@ -57,6 +56,11 @@ def main(arguments=None):
             if options.in_place and result.ok:
                 result.message = write_back(result.source, result.notebook)
             results.append(result)
+    except execute.OutputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
     if swept and results:
         print(sweep.as_text(sweep.rows(results)))
     failed = [result for result in results if not result.ok]
@@ -199,10 +203,16 @@ def write_back(source, executed):
         for path in {str(ROOT), str(Path.home())} - {"/"}:
             if re.search(re.escape(path) + r"(?![\w-])", written):
                 return f"cell {cell.id}: not written back, as its output holds the path {path}"
-    pages.write(source, nbformat.writes(notebook) + "\n")
+    try:
+        pages.write(source, nbformat.writes(notebook) + "\n")
+    except OSError as error:
+        return f"not written back: {error}"
     return ""
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _as_interrupt)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted before the first notebook")

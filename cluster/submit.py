@@ -130,7 +130,12 @@ def _cancel(record, folder):
     """End a job, and tell its state within some seconds; a job that has ended stays what it was."""
     if not jobs.state(record, folder).ended:
         (folder / "cancelled").touch()
-        scripts.cancel(record, folder)
+        try:
+            scripts.cancel(record, folder)
+        except JobError:
+            # It goes on, and is not to be told as cancelled when it ends otherwise.
+            (folder / "cancelled").unlink()
+            raise
         until = time.monotonic() + jobs.ANSWER
         while not jobs.state(record, folder).ended and time.monotonic() < until:
             time.sleep(_LOOK[0])

@@ -22,6 +22,12 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
+# The single files that a data set is read from; CIFAR-10 comes in a folder too, see `_candidates`.
+FILES = {
+    "mnist": ("mnist.npz",),
+    "fashion_mnist": ("fashion_mnist.npz", *IDX_FILES),
+    "cifar10": ("cifar10.npz", "cifar-10-python.tar.gz", "cifar10_lossless_5k.npz"),
+}
 # Where Debian and Ubuntu install their package dataset-fashion-mnist.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
