@@ -1,13 +1,19 @@
-"""What Horovod changes: who am I, equal starts, averaged gradients. The only module that needs Horovod."""
+"""What Horovod changes: who am I, equal starts, averaged gradients. With elastic.py, all that needs Horovod."""
 
+import contextlib
 import os
+import socket
 from typing import NamedTuple
+
+from helpers import watch
+from helpers.watch import PeerLost
 
 import numpy as np
 import tensorflow as tf
 
 try:
     import horovod.tensorflow as hvd
+    from horovod.common.exceptions import HorovodInternalError
 except ImportError as error:
     raise ImportError(
         "Horovod for TensorFlow cannot be imported: it is not installed, or was built for another "
@@ -42,6 +48,8 @@ def init(threads=1, inter_threads=1):
     # Horovod's thread, on the core that computes, asks the other ranks every millisecond for news. While it waits for
     # theirs, Open MPI would keep that core busy. On two cores, steps took 1.4 times as long without this.
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    for name, seconds in watch.DEFAULTS.items():
+        os.environ.setdefault(name, seconds)
     hvd.init()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(inter_threads)
@@ -53,10 +61,35 @@ def init(threads=1, inter_threads=1):
     return World(hvd.rank(), hvd.size(), hvd.local_rank())
 
 
+@contextlib.contextmanager
+def meeting():
+    """Around what waits for the other ranks: `helpers.watch` minds how long.
+
+    Raises:
+      PeerLost: in place of the errors by which TensorFlow tells that a rank is gone, or that Horovod gave one up.
+    """
+    try:
+        with watch.waiting():
+            yield
+    except (HorovodInternalError, tf.errors.UnknownError, tf.errors.AbortedError) as error:
+        if isinstance(error, tf.errors.OpError) and "horovod" not in str(error).lower():
+            raise
+        # TensorFlow puts the names of its nodes in braces before the reason.
+        raise PeerLost(str(error).strip().splitlines()[0].rpartition("}} ")[2]) from error
+
+
+def neighbours():
+    """{rank: process id} of the ranks on this host, this one among them."""
+    here = socket.gethostname()
+    everyone = gather_objects((here, os.getpid()))
+    return {rank: pid for rank, (host, pid) in enumerate(everyone) if host == here}
+
+
 def broadcast(variables):
     """Make `variables` equal to rank 0's on every rank: parameters and optimiser state, before step 1."""
     if hvd.size() > 1:
-        hvd.broadcast_variables(variables, root_rank=0)
+        with meeting():
+            hvd.broadcast_variables(variables, root_rank=0)
 
 
 def average(gradients, half_precision=False):
@@ -77,12 +110,14 @@ def average(gradients, half_precision=False):
 
 def barrier():
     """Wait for all ranks, as before a timing that is to begin on all of them at once."""
-    hvd.allreduce(tf.zeros([1]), name="barrier")
+    with meeting():
+        hvd.allreduce(tf.zeros([1]), name="barrier")
 
 
 def mean(values):
     """The mean over ranks of a number or array, as a NumPy array."""
-    return hvd.allreduce(tf.convert_to_tensor(values), op=hvd.Average).numpy()
+    with meeting():
+        return hvd.allreduce(tf.convert_to_tensor(values), op=hvd.Average).numpy()
 
 
 def gather(array):
@@ -91,7 +126,8 @@ def gather(array):
     Args:
       array: [n_rank, ...]; the first axis may differ between ranks.
     """
-    return hvd.allgather(tf.convert_to_tensor(array)).numpy()
+    with meeting():
+        return hvd.allgather(tf.convert_to_tensor(array)).numpy()
 
 
 def differing(variables):
@@ -103,4 +139,5 @@ def differing(variables):
 
 def gather_objects(value):
     """Every rank's `value`, any picklable object, as a list in the order of ranks, on every rank."""
-    return hvd.allgather_object(value)
+    with meeting():
+        return hvd.allgather_object(value)

@@ -1,5 +1,6 @@
 """The training loop: one rank or many, history, checkpoint, resume."""
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ def fit(
     checkpoint_every=None,
     callback=None,
     callback_every=None,
+    on_checkpoint=None,
     progress=True,
 ):
     """Train `model` on the negative ELBO with Adam (Kingma and Ba 2015).
@@ -72,6 +74,7 @@ def fit(
       checkpoint_every, callback_every: in steps; an epoch where None. Both also at the end.
       callback: called as callback(step, model, means) with this rank's means over the epoch so far (loss,
         nll, kl, accuracy); before the first step too, with no means.
+      on_checkpoint: called without arguments on every rank after each checkpoint.
       progress: show a bar on rank 0.
 
     Returns:
@@ -80,7 +83,9 @@ def fit(
     Raises:
       data.DataError: the training set is too small for the batch size and world size.
       FileExistsError, ValueError: the folder holds another run, or a damaged one; see `Store.open`.
+      OSError: a checkpoint cannot be written, or another process's run uses the folder.
       FloatingPointError: the loss is not finite. The last checkpoint is from before.
+      watch.PeerLost: another rank has ended, or has not answered for too long.
     """
     rank, size = (world.rank, world.size) if world else (0, 1)
     per_epoch = data.steps_per_epoch(len(x), batch_size, size)
@@ -89,7 +94,7 @@ def fit(
     history = History([], [], 0)
     state = _State(model, keras.optimizers.legacy.Adam(learning_rate))
     seed_noise(model, seed, rank)
-    store = None
+    store, together = None, contextlib.nullcontext
     if folder is not None:
         own = {"model": model.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
         own |= {"kl_final": kl_final, "kl_warmup_epochs": kl_warmup_epochs}
@@ -99,19 +104,28 @@ def fit(
     if size > 1:
         from helpers import distributed
 
+        together = distributed.meeting
         distributed.broadcast(state.variables())
         seed_noise(model, seed, rank, restart=False)
-    # A run that stopped inside an epoch has left a row for that part; the whole epoch's comes now.
-    finished = [row for row in history.epochs if row["epoch"] <= int(state.epoch)]
-    history = History(finished, history.steps, len(history.steps))
     # Counted in examples, so that another number of ranks can take up a run where it stood.
     step = int(state.epoch) * per_epoch + int(state.examples) // (batch_size * size)
+    rows = history.epochs
+    if step < last_step:
+        # A run that stopped inside an epoch has left a row for that part; the whole epoch's comes now.
+        rows = [row for row in rows if row["epoch"] <= int(state.epoch)]
+    history = History(rows, history.steps, len(history.steps))
+    # By which a schedule of the learning rate goes; it too was counted in steps of as many ranks as there were.
+    state.optimizer.iterations.assign(step)
+    begun = sum(call["step"] <= step // per_epoch * per_epoch for call in history.steps)  # calls before this epoch
 
     loop = _compiled_loop(state, nll, len(x), kl_final, kl_warmup_epochs, per_epoch, world, half_precision)
     x, y, batches, refill = tf.convert_to_tensor(x), tf.convert_to_tensor(y), None, None
     if callback and step == 0:
         callback(0, model, {})
-    with bar(total=last_step, initial=step, desc=model.name, disable=not progress or rank > 0) as ticker:
+    with (
+        store or contextlib.nullcontext(),
+        bar(total=last_step, initial=step, desc=model.name, disable=not progress or rank > 0) as ticker,
+    ):
         while step < last_step:
             epoch, done = divmod(step, per_epoch)
             if batches is None or step == refill:
@@ -122,7 +136,8 @@ def fit(
             limits = [steps_per_call, per_epoch - done, last_step - step]
             count = min(limits + [every - step % every for every in (checkpoint_every, callback_every)])
             began = time.perf_counter()
-            loop(batches, tf.constant(count), tf.constant(epoch + done / per_epoch, tf.float32))
+            with together():
+                loop(batches, tf.constant(count), tf.constant(epoch + done / per_epoch, tf.float32))
             seconds = time.perf_counter() - began
             step += count
             history.steps.append({"step": step, "steps": count, "seconds": seconds})
@@ -137,15 +152,17 @@ def fit(
                 row = {"epoch": epoch + 1, "step": step, **state.means()}
             if epoch_ended or ended:
                 row["kl_weight"] = float(kl_weight(step / per_epoch, kl_warmup_epochs, kl_final))
-                earlier = epoch * per_epoch
-                row["seconds"] = sum(call["seconds"] for call in history.steps if call["step"] > earlier)
+                row["seconds"] = sum(call["seconds"] for call in history.steps[begun:])
                 history.epochs.append(row)
             if epoch_ended:
                 state.totals.assign(tf.zeros_like(state.totals))
+                begun = len(history.steps)
             if saving:
                 state.epoch.assign(step // per_epoch)
                 state.examples.assign(step % per_epoch * batch_size * size)
                 _on_first_rank(lambda step=step: store.save(step, history), world)
+                if on_checkpoint:
+                    on_checkpoint()
             if calling:
                 callback(step, model, means)
     return history

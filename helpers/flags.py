@@ -33,9 +33,19 @@ class _Choice(_Text):
         raise ValueError(f"choose one of: {', '.join(self.choices.values())}")
 
 
+class _Number(flags.FloatParser):
+    """A number that one can compute with in float32: NaN would pass all limits, for want of an order."""
+
+    def convert(self, argument):
+        value = super().convert(argument)
+        if not abs(value) <= 1e30:
+            raise ValueError("expected a number, of at most 1e30")
+        return value
+
+
 def _define(group, kind, name, default, help, old=(), **limits):
     parsers = {"text": _Text, "choice": _Choice, "bool": flags.BooleanParser}
-    parsers |= {"int": flags.IntegerParser, "float": flags.FloatParser}
+    parsers |= {"int": flags.IntegerParser, "float": _Number}
     flag = flags.BooleanFlag(name, default, help) if kind == "bool" else flags.Flag(
         parsers[kind](**limits), flags.ArgumentSerializer(), name, default, help
     )  # fmt: skip
@@ -80,8 +90,11 @@ _define("Training", "float", "kl_regularizer", 1.0, "final weight of the KL, in 
         upper_bound=1.0)  # fmt: skip
 _define("Training", "float", "kl_annealing_epochs", 0.0, "epochs over which that weight rises from 0",
         lower_bound=0.0)  # fmt: skip
-_define("Training", "int", "seed", 0, "of initial weights, order of examples and weight noise", lower_bound=0)
+_define("Training", "int", "seed", 0, "of initial weights, order of examples and weight noise", lower_bound=0,
+        upper_bound=2**32 - 1)  # fmt: skip
 _define("Training", "bool", "compression", False, "send gradients as float16")
+_define("Training", "bool", "elastic", False, "go on with the others when ranks are lost, and with more when some are "
+        "added; see helpers/elastic.py")  # fmt: skip
 _define("Evaluation", "int", "num_monte_carlo", 50, "draws of the weights for the predictive distribution",
         lower_bound=1)  # fmt: skip
 _define("Evaluation", "int", "eval_freq", 0, "steps between evaluations on held-out training examples; 0: none",
@@ -96,7 +109,7 @@ _define("Output", "bool", "plotting", False, "draw the weight posteriors as PNG,
 _define("Output", "bool", "verbose", False, "print the flags and the model's layers first")
 _define("Threads", "int", "num_intra", 0, "threads within one operation, at most the cores there are; 0: one a "
         "rank under MPI, all cores alone", lower_bound=0)  # fmt: skip
-_define("Threads", "int", "num_inter", 0, "operations at a time; 0: as num_intra", lower_bound=0)
+_define("Threads", "int", "num_inter", 0, "operations at a time, at most the cores; 0: as num_intra", lower_bound=0)
 _define("Threads", "int", "kmp_blocktime", None, "KMP_BLOCKTIME, milliseconds; for builds that use Intel's OpenMP",
         lower_bound=0)  # fmt: skip
 _define("Threads", "text", "kmp_affinity", None, "KMP_AFFINITY, likewise")

@@ -3,6 +3,7 @@
 Alone, or on every rank under horovodrun, mpiexec, aprun or srun. Its output is described in the README.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from helpers import RUNS, data, metrics, models, provenance
+from helpers import RUNS, data, lock, metrics, models, provenance, readers, watch
 from helpers.fit import RankFailure, agree, fit
 from helpers.flags import FLAGS, help_text
 from helpers.inference import sample_probabilities
@@ -19,6 +20,7 @@ from helpers.moped import start_from_twin
 from helpers.progress import launched_rank
 from helpers.store import restore_model, write_atomically
 
+import numpy as np
 import psutil
 import tensorflow as tf
 import tf_keras as keras
@@ -45,7 +47,7 @@ def start_ranks(flags):
     launched = launched_rank() is not None
     cores = len(psutil.Process().cpu_affinity())
     intra = min(flags.num_intra, cores) or (1 if launched else 0)
-    inter = flags.num_inter or min(intra, 1)
+    inter = min(flags.num_inter, cores) or min(intra, 1)
     if launched:
         from helpers import distributed
 
@@ -57,19 +59,22 @@ def start_ranks(flags):
     return None
 
 
-def data_folder(path):
+def data_folder(path, name):
     """The folder to hand to `data.load` for --data_dir, which may name the data set's own file or folder."""
     if path is None:
         return None
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
+    if path.is_file() and path.name not in readers.FILES[name]:
+        names = ", ".join(readers.FILES[name])
+        raise ValueError(f"--data_dir={path}: {data.TITLES[name]} is read from a folder, or a file named {names}")
     return path.parent if path.is_file() or path.name == "cifar-10-batches-py" else path
 
 
 def load(flags, name, rank):
     """(data set, training part, part held out from it, test part); each part is (images, labels)."""
-    dataset = data.load(name, data_folder(flags.data_dir), quiet=rank > 0)
+    dataset = data.load(name, data_folder(flags.data_dir, name), quiet=rank > 0)
     x, y, x_test = dataset.x_train, dataset.y_train, dataset.x_test
     if flags.subtract_pixel_mean:
         x, x_test = data.normalise(x), data.normalise(x_test)
@@ -103,9 +108,9 @@ def scaled_learning_rate(flags, world_size):
 def decayed_learning_rate(flags, world_size, num_examples, epochs, max_steps):
     """The learning rate for `fit`: scaled by the ranks, and a schedule over the whole run where one is asked for."""
     rate = scaled_learning_rate(flags, world_size)
+    steps = epochs * data.steps_per_epoch(num_examples, flags.batch_size, world_size)
     if flags.decay == "none":
         return rate
-    steps = epochs * data.steps_per_epoch(num_examples, flags.batch_size, world_size)
     # Half a cosine down to zero: Loshchilov and Hutter (2017), equation 5, without restarts.
     return keras.optimizers.schedules.CosineDecay(rate, min(steps, max_steps or steps))
 
@@ -128,9 +133,23 @@ def twin_settings(flags):
     return {name: flags[name].value for name in names}
 
 
+def empty(folder):
+    """Remove all that is in the folder but its lock, which is this process's."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != lock.NAME:
+            path.unlink()
+
+
 def make_report(flags, folder, held_out):
     """The callback for rank 0 that prints, evaluates on held-out training examples, and plots."""
-    evaluations = []
+    path = folder / "validation.json"
+    try:
+        evaluations = json.loads(path.read_text()) if flags.resume and path.exists() else []
+        evaluations.sort(key=lambda row: row["step"])
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, and resume again") from error
 
     def due(frequency, step):
         return frequency and step and step % frequency == 0
@@ -142,8 +161,9 @@ def make_report(flags, folder, held_out):
             print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True)
         if due(flags.eval_freq, step):
             draws = sample_probabilities(model, held_out[0], flags.num_monte_carlo, seed=flags.seed)
+            evaluations[:] = [row for row in evaluations if row["step"] != step]
             evaluations.append({"step": step, **metrics.summary(draws, held_out[1])})
-            write_atomically(folder / "validation.json", json.dumps(evaluations, indent=1) + "\n")
+            write_atomically(path, json.dumps(evaluations, indent=1) + "\n")
         if flags.plotting and step % (flags.eval_freq or flags.print_step or 1) == 0:
             plot_weights(model, step, folder / f"weights_{step:06d}.png")
 
@@ -163,23 +183,32 @@ def plot_weights(model, step, path):
         plt.close(figure)
 
 
-def train(flags):
-    """Train and evaluate as `flags` say. Every rank calls it; rank 0 writes."""
+def train(flags, stack, on_checkpoint=None):
+    """Train and evaluate as `flags` say. Every rank calls it; rank 0 writes, and holds its folder on the ExitStack."""
     world = start_ranks(flags)
     rank, size = (world.rank, world.size) if world else (0, 1)
     began = psutil.Process().create_time()
     spent = {"imports": time.time() - began}
     name, dataset_name = choose_model(flags)
     folder = Path(flags.output or RUNS) / name
-    failure = None
+    if world:
+        from helpers import distributed
+
+        watch.start(rank, distributed.neighbours(), folder, flags.elastic)
+    failure, report = None, None
     try:
+        if flags.resume and flags.overwrite:
+            raise ValueError("--resume goes on with the run that is there, and --overwrite removes it: choose one")
         epochs, max_steps = length(flags, size)
         dataset, training, held_out, test = load(flags, dataset_name, rank)
         rate = decayed_learning_rate(flags, size, len(training[0]), epochs, max_steps)
         spent["data"] = time.time() - began - sum(spent.values())
         model = build(flags, name, dataset)
-        if rank == 0 and flags.overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
+        if rank == 0:
+            stack.enter_context(lock.held(folder))
+            if flags.overwrite:
+                empty(folder)
+            report = make_report(flags, folder, held_out)
     except (ValueError, OSError, data.DataError) as error:
         failure = error
     agree(failure, world)
@@ -193,11 +222,14 @@ def train(flags):
         learning_rate=rate, augment=flags.augment, settings=twin_settings(flags), kl_final=flags.kl_regularizer,
         kl_warmup_epochs=flags.kl_annealing_epochs, seed=flags.seed, world=world,
         half_precision=flags.compression, folder=folder, resume=flags.resume,
-        checkpoint_every=flags.checkpoint_every, callback=make_report(flags, folder, held_out) if rank == 0 else None,
-        callback_every=math.gcd(*frequencies) or None,
+        checkpoint_every=flags.checkpoint_every, callback=report,
+        callback_every=math.gcd(*frequencies) or None, on_checkpoint=on_checkpoint,
     )  # fmt: skip
     draws = sample_probabilities(model, test[0], flags.num_monte_carlo, seed=flags.seed, world=world)
     if rank == 0:
+        if not np.isfinite(draws).all():
+            # The last step's loss is from before its update.
+            raise FloatingPointError(f"{name} gives no finite probabilities; try a lower learning rate")
         summary = summarise(flags, model, history, dataset, draws, size, spent)
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         print(f"{name} on {dataset.provenance}, {size} rank{'s' * (size > 1)}:")
@@ -223,10 +255,10 @@ def summarise(flags, model, history, dataset, draws, size, spent):
 
 def main(argv=None):
     """Run the command and return its exit status: 0, 1 for what failed, 2 for flags that do not parse."""
-    first = not launched_rank()
 
     def stop(error, status):
-        if first:
+        watch.hush()
+        if not launched_rank() or isinstance(error, MemoryError):
             print(f"helpers.train: {error}", file=sys.stderr, flush=True)
         return status
 
@@ -234,15 +266,28 @@ def main(argv=None):
         rest = FLAGS(sys.argv if argv is None else ["helpers.train", *argv])
         if len(rest) > 1:
             raise absl_flags.Error(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    except absl_flags.Error as error:
+    except (absl_flags.Error, UnicodeDecodeError) as error:  # a flagfile that is no text
         return stop(f"{error} (--help lists the flags)", 2)
     if FLAGS.help:
-        print(help_text() if first else "", end="")
+        print("" if launched_rank() else help_text(), end="")
         return 0
     try:
-        train(FLAGS)
+        if FLAGS.elastic:
+            from helpers import elastic
+
+            elastic.run(train, FLAGS)
+        else:
+            with contextlib.ExitStack() as stack:
+                train(FLAGS, stack)
+    except watch.PeerLost as error:
+        if launched_rank() and "shut down" in str(error):
+            watch.hush()
+            return 1  # the rank that ended in order, and made Horovod do so, has said why
+        watch.end(f"the ranks have lost each other ({error})")
     except (ValueError, OSError, data.DataError, FloatingPointError, RankFailure) as error:
         return stop(error, 1)
+    except MemoryError as error:
+        return stop(MemoryError(f"the memory does not suffice: {error}"), 1)
     return 0
 
 

@@ -1,0 +1,158 @@
+"""A rank's watch over the others: that all end, and that one says why, when one is killed or stands still.
+
+mpiexec ends the ranks when one of them is killed, but nobody ends those that wait for one that stands still: Horovod's
+own stall check speaks with a thread of that process, which may stand still too.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+from helpers.store import saved
+
+import psutil
+
+# Horovod's stall check knows these; they are set where the user has not. A rank that is stopped is given up after the
+# first, one that does not answer after the second: rank 0 may evaluate for long while the others wait for it.
+DEFAULTS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "1800"}
+TICK = 1.0  # seconds between looks; ticks are counted, so that time in which this process is stopped does not count
+PAUSE = 0.5  # seconds that who has spoken stays, so that others see that somebody has
+
+
+class PeerLost(RuntimeError):
+    """Another rank has ended, or Horovod has given it up."""
+
+
+_FATES = {
+    "gone": "is gone: killed, perhaps for want of memory, if no line above says otherwise",
+    "stopped": "is stopped",
+}
+_told = threading.Lock()
+_waiting = []  # one entry while this rank waits for the others
+_job = {}  # rank, elastic, folder; processes: {rank: psutil.Process} of this host, this process's own among them
+
+
+def start(rank, peers, folder, elastic=False):
+    """Begin to watch, or after a change of ranks go on with these.
+
+    Args:
+      rank: this process's.
+      peers: {rank: process id} of the ranks on this host, this one among them.
+      folder: the run's, where its checkpoints are.
+      elastic: end what is stopped, but not the job.
+    """
+    begun = "processes" in _job
+    processes = {}
+    for peer, pid in peers.items():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes[peer] = psutil.Process(pid)
+    _job.update(rank=rank, processes=processes, folder=folder, elastic=elastic)
+    if not begun:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        # Python's own handlers wait for the end of a call into C++; what is written to the pipe does not.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=_run, args=(reader,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def waiting():
+    """Around what waits for the other ranks."""
+    _waiting.append(True)
+    try:
+        yield
+    finally:
+        _waiting.clear()
+
+
+def hush():
+    """Say nothing any more: the reason is told, or there is none."""
+    _job["told"] = True
+
+
+def end(cause, status=1):
+    """Say in one line, on one rank, why all end, and end this process without waiting for anyone."""
+    _say(cause)
+    _leave(status)
+
+
+def _leave(status):
+    """End without the functions that are to run at exit: Horovod's waits for the other ranks."""
+    sys.stdout.flush()
+    time.sleep(PAUSE)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__autograph_generated_file"):  # TensorFlow's in the folder for temporary files
+            with contextlib.suppress(OSError):
+                os.unlink(module.__file__)
+    os._exit(status)
+
+
+def _run(reader):
+    check, shutdown = (float(os.environ.get(name, value)) for name, value in DEFAULTS.items())
+    off = os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") not in ("", "0")
+    stopped = waited = 0
+    while True:
+        if select.select([reader], [], [], TICK)[0]:
+            if signal.SIGTERM in os.read(reader, 64):
+                end("told to stop by SIGTERM, as at the end of a job's time", 128 + signal.SIGTERM)
+            continue
+        if off:
+            continue
+        still = [peer for peer, state in _states() if state == "stopped"] if _first() else []
+        stopped = (stopped + TICK) * bool(still)
+        if stopped >= check:
+            _say("", f" and has been for {stopped:.0f} seconds ($HOROVOD_STALL_CHECK_TIME_SECONDS): it is killed")
+            for peer in still:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    _job["processes"][peer].kill()
+            if not _job["elastic"]:
+                _leave(1)
+        waited = (waited + TICK) * bool(_waiting)
+        # Horovod is first: it knows which rank did not come, if that one's thread can still speak.
+        if shutdown and waited >= shutdown + check + 5:
+            end(f"another rank has not answered for {waited:.0f} seconds ($HOROVOD_STALL_SHUTDOWN_TIME_SECONDS)")
+
+
+def _state(process):
+    """running, stopped or gone."""
+    try:
+        status = process.status() if process.is_running() else psutil.STATUS_DEAD
+    except psutil.NoSuchProcess:
+        status = psutil.STATUS_DEAD
+    if status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
+        return "gone"
+    return "stopped" if status == psutil.STATUS_STOPPED else "running"
+
+
+def _states():
+    return [(peer, _state(process)) for peer, process in _job["processes"].items()]
+
+
+def _first():
+    """Whether this is the lowest rank that runs on this host: one alone watches over the others, and speaks."""
+    return all(_state(p) != "running" for peer, p in _job["processes"].items() if peer < _job["rank"])
+
+
+def _say(cause, more=""):
+    with _told:
+        if not _first() or _job.get("told"):
+            return
+        lost = [
+            f"rank {peer} (process {_job['processes'][peer].pid} on {os.uname().nodename}) {_FATES[state]}"
+            for peer, state in _states()
+            if state in _FATES
+        ]
+        if not lost and _job["rank"]:
+            return  # rank 0 will say it
+        _job["told"] = not _job["elastic"]
+        steps = [path.rpartition("-")[2] for path in saved(_job["folder"])]
+        advice = f"The same command with --resume goes on from the checkpoint of step {steps[-1]}" if steps else (
+            "There is no checkpoint yet: start the same command anew"
+        )  # fmt: skip
+        line = f"helpers.train: {'; '.join(lost) or cause}{more}."
+        os.write(2, f"{line} {'The others go on' if _job['elastic'] else advice}.\n".encode())
