@@ -74,7 +74,7 @@ def test_table_escapes_and_formats(captured):
     plots.table([{"model": "a<b", "NLL": 0.123456}, {"model": "twin", "NLL": 2}], caption="stand-in data")
     data = captured.outputs[0].data
     assert "<td>a&lt;b</td><td>0.1235</td>" in data["text/html"]
-    assert "stand-in data</caption>" in data["text/html"]
+    assert "stand-in data</div></caption>" in data["text/html"]
     assert data["text/plain"].splitlines() == ["model  NLL", "a<b    0.1235", "twin   2", "stand-in data"]
 
 
