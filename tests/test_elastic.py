@@ -43,7 +43,7 @@ def test_a_rank_is_lost_another_added_and_training_goes_on(tmp_path):
         ranks = run.ranks()
         ranks[1].kill()
         wait_for(run, "elastic: 1 rank\n")
-        set_hosts(tmp_path, "localhost", "127.1")
+        set_hosts(tmp_path, "localhost", "127.0.0.1", "127.1")
         wait_for(run, "elastic: 1 rank\n.*elastic: 2 ranks\n")
         status, _, text = run.end(280)
         assert status == 0, text[-3000:]

@@ -142,9 +142,9 @@ def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(digits, tmp_path
     for delay in (0.0, 0.13, 0.31):
         run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
         deadline = time.monotonic() + 60
-        state = tmp_path / "checkpoints" / "checkpoint"
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        while not (state.exists() and state.stat().st_mtime_ns > before):
+        # Of two new checkpoints the first is whole.
+        saved = (tmp_path / "checkpoints").glob
+        while max((int(path.stem.rpartition("-")[2]) for path in saved("step-*.index")), default=0) < reached + 2:
             assert run.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(delay)

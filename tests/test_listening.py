@@ -122,7 +122,7 @@ def await_change(path, run, before):
 
 def test_jupyterlab_asks_for_its_token(tmp_path):
     shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, timeout=30).stdout
-    words = shlex.split(shown.splitlines()[-1])
+    words = shlex.split(next(line for line in shown.splitlines() if " jupyter lab " in line))
     words = words[words.index("jupyter") :] + ["--no-browser", "--port=0"]
     environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "none")}
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"

@@ -113,10 +113,11 @@ def test_a_bnn_starts_from_its_twins_run_and_resumes_with_the_same_priors(tmp_pa
     assert "its run had init_from" in capsys.readouterr().err
     assert train.main([*short, *start, "--iterations=4", "--resume"]) == 0
     assert summary(tmp_path, "BNN_FC_flip")["training"]["step"] == 4
-    assert train.main([*short, *start[1:], "--model=CNN_FC", "--iterations=1", "--overwrite"]) == 1
+    short += ["--overwrite", "--resume=false"]  # flags stay set from one call to the next
+    assert train.main([*short, *start[1:], "--model=CNN_FC", "--iterations=1"]) == 1
     assert "CNN_FC is not Bayesian" in capsys.readouterr().err
     assert (tmp_path / "CNN_FC" / "checkpoints").exists()
-    assert train.main([*short, "--model=BNN_FC_flip", "--iterations=1", f"--init_from={tmp_path}", "--overwrite"]) == 1
+    assert train.main([*short, "--model=BNN_FC_flip", "--iterations=1", f"--init_from={tmp_path}"]) == 1
     assert "holds no checkpoint" in capsys.readouterr().err
 
 
