@@ -29,7 +29,7 @@ def normals(words):
     """Standard normal numbers [2 n] from random words, int32 [n]: two from each (Box and Muller 1958).
 
     With 16 bits each for radius and angle their variance is right to 5e-6, and none is beyond 4.9, where one
-    in 800,000 should be. On processors, random words cost more than what is made of them.
+    in 800,000 should be.
     """
     halves = tf.reshape(tf.cast(tf.bitcast(words, tf.uint16), tf.float32), [2, -1])
     radius = tf.sqrt(-2.0 * tf.math.log((halves[0] + 0.5) * 2.0**-16))
