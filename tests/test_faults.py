@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from helpers import ROOT, flags, lock, train
+from helpers import ROOT, lock, train
 from helpers.store import read_csv
 
 import numpy as np
@@ -19,18 +19,10 @@ import pytest
 import tensorflow as tf
 
 from tests.processes import assert_gone, children
+from tests.test_train import fresh_flags  # noqa: F401 the fixture holds for each test here
 
 STEPS = 400  # on each of two ranks; a checkpoint after every 100
 LIMIT = 30  # seconds from a fault to the end of all ranks
-
-
-@pytest.fixture(autouse=True)
-def fresh_flags():
-    """Flags are global: back to their defaults after each test."""
-    yield
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS.unparse_flags()
 
 
 def arguments(folder, *more):
