@@ -140,7 +140,7 @@ def fit(
                 loop(batches, tf.constant(count), tf.constant(epoch + done / per_epoch, tf.float32))
             seconds = time.perf_counter() - began
             step += count
-            history.steps.append({"step": step, "steps": count, "seconds": seconds})
+            _note(history, begun, step, count, seconds)
             ticker.update(count)
 
             epoch_ended, ended = step % per_epoch == 0, step == last_step
@@ -166,6 +166,16 @@ def fit(
             if calling:
                 callback(step, model, means)
     return history
+
+
+def _note(history, begun, step, count, seconds):
+    """Add a call of the loop to the rows. Millions of steps must fit in memory and in each checkpoint: so a row
+    grows to a thousandth of the steps before it, though not into another epoch (from row `begun`) or job."""
+    rows = history.steps
+    if len(rows) > max(begun, history.resumed) and rows[-1]["steps"] < step / 1000:
+        last = rows.pop()
+        count, seconds = last["steps"] + count, last["seconds"] + seconds
+    rows.append({"step": step, "steps": count, "seconds": seconds})
 
 
 def stepper(model, x, y, *, batch_size=64, steps=10, nll=categorical_nll, world=None, half_precision=False):

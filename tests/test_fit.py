@@ -8,7 +8,7 @@ import time
 
 from helpers import ROOT, data, models
 from helpers.elbo import categorical_nll
-from helpers.fit import fit
+from helpers.fit import History, _note, fit
 from helpers.store import read_csv, write_atomically
 
 import numpy as np
@@ -60,6 +60,22 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(digits, tmp_pa
     untimed = [[{k: v for k, v in row.items() if k != "seconds"} for row in h.epochs] for h in (history, again)]
     assert untimed[0] == untimed[1]
     assert again.resumed == 5 and len(again.steps) == len(history.steps)
+
+
+def test_a_long_run_is_noted_in_few_rows():
+    history = History([], [], 0)
+    for epoch in range(200):
+        begun = len(history.steps)
+        for call in range(100):
+            _note(history, begun, 1000 * epoch + 10 * call + 10, 10, 0.5)
+    steps = np.cumsum([row["steps"] for row in history.steps])
+    assert steps.tolist() == [row["step"] for row in history.steps]
+    assert sum(row["seconds"] for row in history.steps) == 200 * 100 * 0.5
+    assert set(range(1000, 200_001, 1000)) <= set(steps), "epochs share no row"
+    assert len(history.steps) < 6000 and max(row["steps"] for row in history.steps) <= 210
+    resumed = history._replace(resumed=len(history.steps))
+    _note(resumed, len(resumed.steps), 200_010, 10, 9.0)
+    assert resumed.steps[-1] == {"step": 200_010, "steps": 10, "seconds": 9.0}, "the call that compiles stays alone"
 
 
 def test_callbacks_come_at_their_steps_with_the_means_so_far(digits):
@@ -127,7 +143,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 KILLED = """
 import sys, tf_keras as keras
 from helpers import data, models
-from helpers.fit import fit
+from helpers.fit import History, _note, fit
 digits = data.load("mnist", quiet=True)
 keras.utils.set_random_seed(1)
 model = models.build("BNN_FC_flip")
