@@ -92,6 +92,7 @@ def broadcast(variables):
             hvd.broadcast_variables(variables, root_rank=0)
 
 
+@tf.autograph.experimental.do_not_convert  # Horovod needs no conversion, which would take two seconds
 def average(gradients, half_precision=False):
     """The mean over ranks of each gradient, as one fused all-reduce inside the graph.
 

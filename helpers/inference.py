@@ -168,7 +168,7 @@ def _compile(model, inputs):
     layers = draws.bayesian_layers(*model.layers, model)
     scalar, whole = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 
-    @tf.function(input_signature=[scalar, scalar, scalar])
+    @tf.function(input_signature=[scalar, scalar, scalar], autograph=False)
     def weights(seed, first, count):
         # Outside the loop: a scale is the softplus of a variable, which all networks have in common.
         sources = [draws.source(layer) for layer in layers]

@@ -8,7 +8,6 @@ better. Input that cannot be what it claims to be raises ValueError and says why
 
 import numpy as np
 from scipy.special import entr
-from sklearn.metrics import roc_auc_score
 
 # The smallest normal float32: a float32 softmax underflows to 0, and one such example must cost much
 # (87.3 nats) without turning the mean over all examples into infinity.
@@ -104,6 +103,8 @@ def auroc(in_scores, out_scores):
     Both 1-D, any lengths; the score must grow with uncertainty (entropy, mutual information,
     1 - max p). Ties count half. 0.5 is guessing. Fawcett (2006).
     """
+    from sklearn.metrics import roc_auc_score  # here: its import would cost every rank half a second
+
     scores = [_finite(s, "scores").ravel() for s in (in_scores, out_scores)]
     if not all(map(len, scores)):
         raise ValueError("auroc needs at least one score of each kind")
