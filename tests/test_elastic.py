@@ -1,6 +1,7 @@
-"""Elastic training under horovodrun: a rank is killed, another added, and the run goes on to its end."""
+"""Elastic training under horovodrun: ranks are killed, added, stopped, and the run goes on to its end."""
 
 import re
+import signal
 import time
 
 from helpers import data, train
@@ -34,27 +35,29 @@ def wait_for(run, pattern, limit=280):
 
 @pytest.mark.mpi
 @pytest.mark.timeout(900)
-def test_a_rank_is_lost_another_added_and_training_goes_on(tmp_path):
+def test_ranks_are_lost_and_added_and_training_goes_on(tmp_path):
     pytest.importorskip("horovod.tensorflow", reason="needs Horovod: set up without HOROVOD=0")
     script = set_hosts(tmp_path, "localhost", "127.0.0.1")
     launcher = "horovodrun --gloo -np 2 --min-np 1 --max-np 2 --network-interface lo --host-discovery-script".split()
     flags = ["--elastic", f"--epochs={EPOCHS}", "--batch_size=32", "--checkpoint_every=20"]
-    with Run(tmp_path / "run", *flags, launcher=(*launcher, script)) as run:
-        ranks = run.ranks()
-        ranks[1].kill()
+    with Run(tmp_path / "run", *flags, launcher=(*launcher, script), HOROVOD_STALL_CHECK_TIME_SECONDS="4") as run:
+        run.ranks()[1].kill()
         wait_for(run, "elastic: 1 rank\n")
         set_hosts(tmp_path, "localhost", "127.0.0.1", "127.1")
         wait_for(run, "elastic: 1 rank\n.*elastic: 2 ranks\n")
+        stopped = run.ranks()[1]
+        stopped.send_signal(signal.SIGSTOP)
         status, _, text = run.end(280)
         assert status == 0, text[-3000:]
-    assert re.findall(r"elastic: (\d) rank", text) == ["2", "1", "2"]
-    assert "BNN_FC_flip on mnist-5k" in text and ", 2 ranks:" in text
+    assert re.findall(r"elastic: (\d) rank", text) == ["2", "1", "2", "1"]
+    assert f"rank 1 (process {stopped.pid} on " in told(text)[-1] and "is stopped" in told(text)[-1]
+    assert "BNN_FC_flip on mnist-5k" in text and ", 1 rank:" in text
     rows = read_csv(tmp_path / "run" / "BNN_FC_flip" / "history.csv")
-    # Every epoch is there once, and as long as its ranks made it; the last ones had two.
+    # Every epoch is there once, and as long as its ranks made it; the last ones had one.
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
-    assert rows[-1]["step"] == EPOCHS * (4000 // 2 // 32)
-    losses = np.array([row["nll"] for row in rows])
-    assert losses[-1] < 0.3 * losses[0] and np.mean(np.diff(losses) < 0) > 0.7
+    assert rows[-1]["step"] == EPOCHS * (4000 // 32)
+    losses = np.array([row["loss"] for row in rows])
+    assert losses[-1] < 0.5 * losses[0] and np.mean(np.diff(losses) < 0) > 0.9
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
