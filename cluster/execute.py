@@ -109,29 +109,23 @@ def _hold(output):
     try:
         output.mkdir(parents=True, exist_ok=True)
         file = open(output / ".run", "a+")
-        if not _locked(file):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             file.seek(0)
             with file:
                 who = file.read().strip()
             raise OutputError(
                 f"{output} is in use by another run ({who}). Wait for its end, or choose another --output."
-            )
+            ) from error
+        except OSError:
+            pass  # a file system without locks
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
     except OSError as error:
         raise OutputError(f"--output {output}: {_unwritten(error)}") from error
     return file
-
-
-def _locked(file):
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
 
 
 def _keep(result, target, linked):
