@@ -135,9 +135,11 @@ def fit(
                 batches, refill = iter(some), (epoch + ahead) * per_epoch
             limits = [steps_per_call, per_epoch - done, last_step - step]
             count = min(limits + [every - step % every for every in (checkpoint_every, callback_every)])
+            # An array, as TensorFlow keeps every Python number that it has made a tensor of.
+            progressed = np.asarray(epoch + done / per_epoch, np.float32)
             began = time.perf_counter()
             with together():
-                loop(batches, tf.constant(count), tf.constant(epoch + done / per_epoch, tf.float32))
+                loop(batches, tf.constant(count), tf.constant(progressed))
             seconds = time.perf_counter() - began
             step += count
             _note(history, begun, step, count, seconds)
