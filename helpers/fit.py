@@ -172,9 +172,10 @@ def fit(
 
 def _note(history, begun, step, count, seconds):
     """Add a call of the loop to the rows. Millions of steps must fit in memory and in each checkpoint: so a row
-    grows to a thousandth of the steps before it, though not into another epoch (from row `begun`) or job."""
+    grows to a thousandth of the steps before it, but for a job's first call, which compiles, and not into another
+    epoch (from row `begun`)."""
     rows = history.steps
-    if len(rows) > max(begun, history.resumed) and rows[-1]["steps"] < step / 1000:
+    if len(rows) > max(begun, history.resumed + 1) and rows[-1]["steps"] < step / 1000:
         last = rows.pop()
         count, seconds = last["steps"] + count, last["seconds"] + seconds
     rows.append({"step": step, "steps": count, "seconds": seconds})
