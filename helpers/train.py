@@ -12,12 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from helpers import RUNS, data, lock, metrics, models, provenance, readers, watch
+from helpers import RUNS, data, lock, models, readers, watch
 from helpers.fit import RankFailure, agree, fit
 from helpers.flags import FLAGS, help_text
 from helpers.inference import sample_probabilities
 from helpers.moped import start_from_twin
 from helpers.progress import launched_rank
+from helpers.report import make_report, summarise
 from helpers.store import restore_model, write_atomically
 
 import numpy as np
@@ -142,47 +143,6 @@ def empty(folder):
             path.unlink()
 
 
-def make_report(flags, folder, held_out):
-    """The callback for rank 0 that prints, evaluates on held-out training examples, and plots."""
-    path = folder / "validation.json"
-    try:
-        evaluations = json.loads(path.read_text()) if flags.resume and path.exists() else []
-        evaluations.sort(key=lambda row: row["step"])
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, and resume again") from error
-
-    def due(frequency, step):
-        return frequency and step and step % frequency == 0
-
-    def report(step, model, means):
-        if step == 0:
-            write_atomically(folder / "config.json", json.dumps(flags.flag_values_dict(), indent=1) + "\n")
-        if due(flags.print_step, step):
-            print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True)
-        if due(flags.eval_freq, step):
-            draws = sample_probabilities(model, held_out[0], flags.num_monte_carlo, seed=flags.seed)
-            evaluations[:] = [row for row in evaluations if row["step"] != step]
-            evaluations.append({"step": step, **metrics.summary(draws, held_out[1])})
-            write_atomically(path, json.dumps(evaluations, indent=1) + "\n")
-        if flags.plotting and step % (flags.eval_freq or flags.print_step or 1) == 0:
-            plot_weights(model, step, folder / f"weights_{step:06d}.png")
-
-    return report
-
-
-def plot_weights(model, step, path):
-    """Save the figure of the weight posteriors; a deterministic model has none."""
-    from helpers import plots
-
-    import matplotlib.pyplot as plt
-
-    if models.is_bayesian(model):
-        plots.use_style()
-        figure = plots.weight_posteriors({f"step {step}": models.posterior_moments(model)})[0][0].figure
-        figure.savefig(path)
-        plt.close(figure)
-
-
 def train(flags, stack, on_checkpoint=None):
     """Train and evaluate as `flags` say. Every rank calls it; rank 0 writes, and holds its folder on the ExitStack."""
     world = start_ranks(flags)
@@ -234,23 +194,6 @@ def train(flags, stack, on_checkpoint=None):
         write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
         print(f"{name} on {dataset.provenance}, {size} rank{'s' * (size > 1)}:")
         print(", ".join(f"{k} {v:.4f}" for k, v in summary["test"].items()) + f"; kept in {folder}")
-
-
-def summarise(flags, model, history, dataset, draws, size, spent):
-    """The run's summary, as a dict that JSON can hold."""
-    mine = history.steps[history.resumed :]
-    # The first call compiles; the rate is that of the others.
-    steps, seconds = (sum(call[key] for call in mine[1:]) for key in ("steps", "seconds"))
-    return {
-        "model": model.name,
-        "parameters": model.count_params(),
-        "test": metrics.summary(draws, dataset.y_test),
-        "draws": len(draws),
-        "training": history.epochs[-1] if history.epochs else None,
-        "images_per_second": steps * flags.batch_size * size / seconds if seconds else None,
-        "seconds_to_first_step": {**spent, "first call": mine[0]["seconds"]} if mine else spent,
-        **provenance.collect(dataset, world_size=size),
-    }
 
 
 def main(argv=None):
