@@ -13,6 +13,7 @@ from helpers.store import read_csv, write_atomically
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 
@@ -109,6 +110,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(digits, tmp_path, c
             assert "step-40 cannot be read" in capfd.readouterr().err
     with pytest.raises(ValueError, match="no checkpoint that can be read"):
         train(digits, folder=tmp_path, resume=True, epochs=3)
+
+
+def test_a_checkpoint_of_the_weights_alone_is_not_resumed(digits, tmp_path):
+    model, _ = train(digits, folder=tmp_path, epochs=1)
+    for part in (tmp_path / "checkpoints").glob("step-20*"):
+        part.unlink()
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoints" / "step-20"))
+    with pytest.raises(ValueError, match="no checkpoint that can be read"):
+        train(digits, folder=tmp_path, resume=True, epochs=2)
 
 
 def test_the_loop_is_traced_once(digits):
