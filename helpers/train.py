@@ -146,6 +146,8 @@ def empty(folder):
 def train(flags, stack, on_checkpoint=None):
     """Train and evaluate as `flags` say. Every rank calls it; rank 0 writes, and holds its folder on the ExitStack."""
     world = start_ranks(flags)
+    # TensorFlow generates modules in the folder for temporary files, and would leave their bytecode there.
+    sys.dont_write_bytecode = True
     rank, size = (world.rank, world.size) if world else (0, 1)
     began = psutil.Process().create_time()
     spent = {"imports": time.time() - began}
