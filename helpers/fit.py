@@ -16,8 +16,8 @@ import tf_keras as keras
 
 
 class History(NamedTuple):
-    """epochs: a dict for each epoch, means over it; steps: one for each call of the compiled loop, `resumed`
-    of them by the run that this one resumed."""
+    """epochs: a dict for each epoch, means over it; steps: one for each call of the compiled loop, in long runs
+    for several, `resumed` of them by the run that this one resumed."""
 
     epochs: list
     steps: list
