@@ -44,7 +44,7 @@ def missing(horovod=True):
         if importlib.util.find_spec(module) is None:
             lacking.append(
                 f"{title} is not installed: set up without HOROVOD=0, which needs a C++ compiler "
-                "(see the README, 'When set-up fails')."
+                "(see 'Set-up' in the README)."
             )
     return lacking
 

@@ -14,11 +14,13 @@ from cluster import ROOT, pages, sweep
 
 import nbformat
 import papermill
+import psutil
 from tqdm import tqdm
 
 NOTEBOOKS = ROOT / "notebooks"
 _INTERRUPTED = "interrupted"
 _GOOD = ".last-good"  # in the name of a copy that ran to its end, once a run that failed has taken its place
+_COMPILE_LIMIT = 1800  # seconds that a notebook waits for Horovod
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,7 +49,7 @@ class Result:
         return not self.message
 
 
-def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
+def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None, compiling=None):
     """Run notebooks one after the other, each in a kernel of its own; a failed one does not stop the rest.
 
     Args:
@@ -58,6 +60,8 @@ def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
       note: a sentence for the index.
       swept: dict from parameters to lists of values, for a run of each combination (`sweep.expand`). Each run of a
         sweep has a $BNN_RUNS_DIR of its own, so that none takes what another has trained; `sweep.csv` is the table.
+      compiling: number of the process that compiles Horovod, or None. Notebooks that need Horovod then come last, and
+        wait for the end of this process.
 
     Yields:
       A `Result` for each as it ends, with the executed notebook as far as it got. Interrupted by SIGINT
@@ -67,37 +71,53 @@ def run(parameters, *, output, ranks=2, timeout=3600, note="", swept=None):
       OutputError: the folder cannot be written, or another run is at work in it.
     """
     with _hold(output):
-        yield from _run(parameters, output, ranks, timeout, note, swept)
+        yield from _run(parameters, output, ranks, timeout, note, swept, compiling)
 
 
-def _run(parameters, output, ranks, timeout, note, swept):
-    runs = sweep.expand(parameters, swept or {})
+def _needs_horovod(source):
+    """Whether the notebook skips cells where Horovod is missing."""
+    return "engines.skip_rest_if_missing" in source.read_text(encoding="utf-8")
+
+
+def _wait_for_horovod(compiling):
+    """Wait until the set-up in the background has ended. If it has failed, the notebook says what it lacks."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        psutil.Process(compiling).wait(timeout=_COMPILE_LIMIT)
+
+
+def _run(parameters, output, ranks, timeout, note, swept, compiling):
+    runs = in_order = sweep.expand(parameters, swept or {})
+    if compiling:
+        runs = sorted(in_order, key=lambda each: _needs_horovod(each.source))
     targets = [output / "notebooks" / within(each.source).with_name(f"{each.name}.ipynb") for each in runs]
     # Of several runs of a notebook, links in others lead to the first.
     linked = {each.source: target.with_suffix(".html") for each, target in reversed([*zip(runs, targets, strict=True)])}
     cells = {source: len(nbformat.read(source, 4).cells) for source in parameters}
-    results, total = [], sum(cells[each.source] for each in runs)
+    results, total = {}, sum(cells[each.source] for each in runs)  # results by the place in the order asked for
     with tqdm(total=total, disable=None, unit="cell", leave=False) as bar:
         for each, target in zip(runs, targets, strict=True):
+            if compiling and _needs_horovod(each.source):
+                bar.set_description("waiting for Horovod to be compiled")
+                _wait_for_horovod(compiling)
             bar.set_description(each.name)
             begun = time.monotonic()
             models = output / "runs" / each.name if each.values else None
             with _environment(ranks, models):
                 notebook, message = _execute(each.source, target, each.parameters, timeout, bar)
             result = Result(each.source, each.name, (time.monotonic() - begun) / 60, message, values=each.values)
-            results.append(result)
+            results[in_order.index(each)] = result
             try:
                 if notebook:
                     result.notebook, result.page = notebook, target.with_suffix(".html")
                     result.results = sweep.results(notebook, models) if result.ok else {}
                     result.title = sweep.heading(pages.title(notebook, each.source.stem), result)
                     _keep(result, target, linked)
-                pages.write(output / "index.html", pages.index(results, output, note))
+                pages.write(output / "index.html", pages.index([results[i] for i in sorted(results)], output, note))
                 if swept:
                     pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(results)))
             except OSError as error:
                 result.message = result.message or _unwritten(error)
-            bar.n = sum(cells[done.source] for done in results)
+            bar.n = sum(cells[done.source] for done in results.values())
             bar.write(f"{each.name:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
             yield result
             if message == _INTERRUPTED:

@@ -9,6 +9,7 @@ job's nodes. With --sweep there is a run for each value, and a table of the numb
 import argparse
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -52,6 +53,7 @@ def main(arguments=None):
             timeout=options.timeout,
             note=f"{time.strftime('%Y-%m-%d %H:%M')}, profile {profile}, {ranks} ranks.",
             swept=swept,
+            compiling=int(os.environ.pop("BNN_COMPILING", 0)) or None,  # set by cluster/setup/setup.sh
         ):
             if options.in_place and result.ok:
                 result.message = write_back(result.source, result.notebook)

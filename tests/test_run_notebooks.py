@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from cluster import ROOT, engines, execute, pages, run_notebooks
@@ -231,3 +232,22 @@ def test_in_place_writes_outputs_and_nothing_else(tmp_path):
     for cell in code:
         cell.outputs, cell.execution_count = [], None
     assert written == source
+
+
+def test_notebooks_that_need_horovod_come_last_and_wait_until_it_is_compiled(tmp_path, monkeypatch):
+    mark = tmp_path / "compiled"
+    compiler = subprocess.Popen(["sh", "-c", f"sleep 15; touch '{mark}'"])
+    monkeypatch.setenv("BNN_COMPILING", str(compiler.pid))
+    seen = f"from pathlib import Path\nprint(Path({str(mark)!r}).exists())"
+    ranks = notebook(tmp_path, "01_ranks.ipynb", skip="if False:\n    engines.skip_rest_if_missing()", seen=seen)
+    alone = notebook(tmp_path, "02_alone.ipynb", seen=seen + "\nimport os\nprint('BNN_COMPILING' in os.environ)")
+    out = tmp_path / "out"
+    run = command(ranks, alone, "--output", out)
+    threading.Thread(target=compiler.wait, daemon=True).start()  # as the shell does that has started it
+    said, errors = run.communicate(timeout=150)
+    assert run.returncode == 0, errors
+    assert said.index("02_alone") < said.index("01_ranks")
+    assert text_of(out / "notebooks" / "02_alone.ipynb", "seen") == "False\nFalse\n"
+    assert text_of(out / "notebooks" / "01_ranks.ipynb", "seen") == "True\n"
+    index = (out / "index.html").read_text()
+    assert index.index("01_ranks") < index.index("02_alone"), "the index keeps the order of the course"
