@@ -22,6 +22,8 @@ FOLDER = Path(os.environ.get("BNN_JOBS_DIR", ROOT / "build" / "jobs"))
 ANSWER = 20.0  # seconds that a scheduler's command has
 QUEUED, RUNNING, DONE = "queued", "running", "done"
 FAILED, OVER, CANCELLED, LOST = "failed", "ran out of time", "cancelled", "lost"
+STOPPED = "stopped at a checkpoint"
+_STOPPED = 75  # helpers.watch.STATUS, which is not taken from there because that imports TensorFlow
 PROGRAMS = {
     "slurm": ("sbatch", "scontrol", "scancel"),
     "pbs": ("qsub", "qstat", "qdel"),
@@ -104,6 +106,8 @@ def state(record, folder):
             return State(OVER, f"after {lasted:.0f} seconds, {limit}" if not ended["over"] else limit)
         if ended["signal"]:
             return State(CANCELLED, f"after {lasted:.0f} seconds")
+        if ended["status"] == _STOPPED:
+            return State(STOPPED, f"after {lasted:.0f} seconds; submit it again with --resume")
         if ended["status"]:
             return State(FAILED, f"with status {ended['status']}, after {lasted:.0f} seconds")
         return State(DONE, f"after {lasted:.0f} seconds")

@@ -1,8 +1,9 @@
 """Run a job's command on its first node, and leave word of what became of it.
 
-`python -m cluster.keeper FOLDER LIMIT COMMAND...` runs COMMAND with its output in FOLDER/output.txt. FOLDER/began.json
-says since when and where, FOLDER/ended.json with which status and after which signal: schedulers forget a job soon
-after its end, and this machine never knew it. A LIMIT of seconds ends it where no scheduler does; 0 is none.
+`python -m cluster.keeper FOLDER LIMIT STOP COMMAND...` runs COMMAND with its output in FOLDER/output.txt.
+FOLDER/began.json says since when and where, FOLDER/ended.json with which status and after which signal: schedulers
+forget a job soon after its end, and this machine never knew it. A LIMIT of seconds ends it where no scheduler does; 0 is none. After
+STOP seconds COMMAND gets SIGUSR1, so that it can save its work before the end of the job's time; 0 is never.
 """
 
 import json
@@ -22,7 +23,7 @@ _PAUSE = 0.2  # seconds between looks at the command
 _GRACE = 3 * leash.GRACE  # seconds that the command's family has to end
 
 
-def keep(folder, limit, words):
+def keep(folder, limit, stop, words):
     """Run `words` to their end; returns their exit status, or 128 and the signal's number if one ended them."""
     told = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
@@ -37,10 +38,13 @@ def keep(folder, limit, words):
     began = time.time()
     write(folder / "began.json", pid=me.pid, created=me.create_time(), host=socket.gethostname(), time=began)
     child = subprocess.Popen([*leash.command(folder), *words])
-    over = False
+    over = asked = False
     while child.poll() is None and not told and not over:
         time.sleep(_PAUSE)
         over = bool(limit) and time.time() - began > limit
+        if stop and not asked and time.time() - began > stop:
+            asked = True
+            child.send_signal(signal.SIGUSR1)
     if child.poll() is None:
         child.terminate()
         try:
@@ -64,4 +68,4 @@ def write(path, **values):
 
 
 if __name__ == "__main__":
-    sys.exit(keep(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))
+    sys.exit(keep(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))

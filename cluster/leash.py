@@ -2,7 +2,7 @@
 
 `python -m cluster.leash PARENT FOLDER COMMAND...` runs COMMAND until it ends, until SIGTERM, or until
 process PARENT is gone, were it by SIGKILL; then it ends COMMAND and all that COMMAND started. If PARENT
-is gone, nobody else will remove its FOLDER of connection files, so that goes too.
+is gone, nobody else will remove its FOLDER of connection files, so that goes too. It hands SIGUSR1 on to COMMAND.
 """
 
 import contextlib
@@ -53,12 +53,16 @@ def main(parent, folder, *words):
     _prctl(_SET_CHILD_SUBREAPER, 1)
     told = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    asked = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: asked.append(number))
     try:
         child = subprocess.Popen(words, preexec_fn=lambda: _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM))
     except OSError as error:
         print(f"{words[0]} cannot be started: {error}", file=sys.stderr)
         return 127
     while child.poll() is None and not told and os.getppid() == int(parent):
+        while asked:
+            child.send_signal(asked.pop())
         time.sleep(PAUSE)
     _end(child)
     if os.getppid() != int(parent) and Path(folder).name.startswith(PREFIX):

@@ -14,6 +14,8 @@ from cluster.jobs import JobError
 import psij
 from psij.executors.batch.batch_scheduler_executor import BatchSchedulerExecutorConfig
 
+# Seconds before its limit at which a training job is told to stop at a checkpoint, but at most a quarter of the limit.
+AHEAD = 120
 _NEVER = 10**8  # seconds: PSI/J need not look after the job, as the command that submits it does not stay
 _CARRIED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH")  # for Cobalt, which hands over nothing of the environment
 
@@ -84,6 +86,7 @@ def _job(options, folder):
     if options.scheduler == "cobalt":
         given += [f"{key}={value}" for key, value in os.environ.items() if key in _CARRIED or key.startswith("BNN_")]
     limit = options.time if options.scheduler == "local" else 0
+    stop = options.time - min(AHEAD, options.time // 4) if options.what == "train" else 0
     resources = psij.ResourceSpecV1(
         node_count=options.nodes,
         processes_per_node=options.ranks_per_node,
@@ -91,7 +94,7 @@ def _job(options, folder):
     )
     specification = psij.JobSpec(
         executable="/usr/bin/env",
-        arguments=[*given, *python, "cluster.keeper", str(folder), str(limit), *words],
+        arguments=[*given, *python, "cluster.keeper", str(folder), str(limit), str(stop), *words],
         directory=ROOT,
         stderr_path=folder / "launch.txt",
         launcher="single",

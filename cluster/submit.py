@@ -6,8 +6,8 @@
     python -m cluster.submit cancel 1234
 
 What stands behind -- goes to the command, which runs in the course's folder. --dry-run prints the script, or on this
-machine the command, and submits nothing. Exit status: 0 is well, 1 a job that failed, ran out of time or was
-cancelled, 2 nothing could be done, 3 not ended within --wait.
+machine the command, and submits nothing. Exit status: 0 is well, 1 a job that failed, ran out of time, was
+cancelled or stopped at a checkpoint, 2 nothing could be done, 3 not ended within --wait.
 """
 
 import argparse

@@ -4,6 +4,7 @@ Importing this package prepares TensorFlow: it must be the first import that tou
 """
 
 import os
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -11,6 +12,21 @@ from pathlib import Path
 
 if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError("TensorFlow is imported already: import helpers before it, and start Python anew")
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # by which launchers and schedulers ask the training command to stop
+
+
+def _end_before_start(number, frame):
+    told = f"told to stop by {signal.Signals(number).name} before it began"
+    os.write(2, f"helpers.train: {told}. Start the same command again.\n".encode())
+    os._exit(128 + number)
+
+
+# While Python looks for the module of `python -m MODULE`, its name stands only in orig_argv. The imports below take
+# seconds, in which SIGUSR1 would end the training command without a word.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[sys.orig_argv.index("-m") + 1] == "helpers.train":
+    for _number in SIGNALS:
+        signal.signal(_number, _end_before_start)
 
 # tfp.layers are Keras 2 layers; TensorFlow 2.16 and later hand out Keras 3 unless told otherwise.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")

@@ -4,7 +4,7 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from helpers import data
+from helpers import data, watch
 from helpers.elbo import categorical_nll, kl_weight, negative_elbo
 from helpers.layers import seed_noise
 from helpers.progress import bar
@@ -85,6 +85,8 @@ def fit(
       FileExistsError, ValueError: the folder holds another run, or a damaged one; see `Store.open`.
       OSError: a checkpoint cannot be written, or another process's run uses the folder.
       FloatingPointError: the loss is not finite. The last checkpoint is from before.
+      watch.Stopped: a signal asked for it, see `helpers.watch`; all ranks have ended the same step, and rank 0 has
+        saved its checkpoint.
       watch.PeerLost: another rank has ended, or has not answered for too long.
     """
     rank, size = (world.rank, world.size) if world else (0, 1)
@@ -124,6 +126,7 @@ def fit(
         callback(0, model, {})
     with (
         store or contextlib.nullcontext(),
+        watch.stoppable(state.wish),
         bar(total=last_step, initial=step, desc=model.name, disable=not progress or rank > 0) as ticker,
     ):
         while step < last_step:
@@ -139,14 +142,15 @@ def fit(
             progressed = np.asarray(epoch + done / per_epoch, np.float32)
             began = time.perf_counter()
             with together():
-                loop(batches, tf.constant(count), tf.constant(progressed))
+                taken, stopped = loop(batches, tf.constant(count), tf.constant(progressed))
+                count, stopped = int(taken), bool(stopped)
             seconds = time.perf_counter() - began
             step += count
             _note(history, begun, step, count, seconds)
             ticker.update(count)
 
             epoch_ended, ended = step % per_epoch == 0, step == last_step
-            saving = store and (step % checkpoint_every == 0 or ended)
+            saving = store and (step % checkpoint_every == 0 or ended or stopped)
             calling = callback and (step % callback_every == 0 or ended)
             means = state.means() if calling else None
             if epoch_ended or ended or saving:
@@ -163,10 +167,13 @@ def fit(
                 state.epoch.assign(step // per_epoch)
                 state.examples.assign(step % per_epoch * batch_size * size)
                 _on_first_rank(lambda step=step: store.save(step, history), world)
-                if on_checkpoint:
-                    on_checkpoint()
             if calling:
                 callback(step, model, means)
+            if stopped:
+                kept = "its checkpoint is saved, and the same command with --resume goes on from there"
+                raise watch.Stopped(f"told to stop, at step {step}: {kept if store else 'nothing is kept'}.")
+            if saving and on_checkpoint:
+                on_checkpoint()
     return history
 
 
@@ -201,6 +208,7 @@ class _State:
         self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Sums over the epoch so far: steps, loss, nll, kl, accuracy (NaN for real-valued targets).
         self.totals = tf.Variable(tf.zeros([5]), trainable=False)
+        self.wish = tf.Variable(0.0, trainable=False)  # to stop; `watch` sets it from its own thread
         # A step with gradients of zero makes Adam's slots and leaves parameters and slots as they are.
         optimizer.apply_gradients([(tf.zeros_like(v), v) for v in model.trainable_variables])
         optimizer.iterations.assign(0)
@@ -231,26 +239,35 @@ class _State:
 
 
 def _compiled_loop(state, nll, num_examples, kl_final, kl_warmup_epochs, per_epoch, world, half_precision):
-    """The function that takes `count` training steps inside TensorFlow's graph."""
+    """The function that takes `count` training steps inside TensorFlow's graph.
+
+    It ends early, after the same step on all ranks, if `state.wish` is set on any. It returns how many steps it took
+    and the mean of the wishes.
+    """
     model, parameters = state.model, state.model.trainable_variables
     if world and world.size > 1:
         from helpers import distributed
 
     @tf.function(reduce_retracing=True)
     def loop(batches, count, epoch):
-        for i in tf.range(count):
+        i, wish = 0, tf.constant(0.0)
+        while i < count and wish == 0.0:
             x, y = next(batches)
             weight = kl_weight(epoch + tf.cast(i, tf.float32) / per_epoch, kl_warmup_epochs, kl_final)
             with tf.GradientTape() as tape:
                 loss, likelihood, kl, outputs = negative_elbo(model, x, y, num_examples, weight, nll)
             gradients = tape.gradient(loss, parameters)
+            wish = state.wish.read_value()
             if world and world.size > 1:
-                gradients = distributed.average(gradients, half_precision)
+                # The wish travels with the gradients because a message of its own would cost as much time as they do.
+                *gradients, wish = distributed.average([*gradients, wish], half_precision)
             state.optimizer.apply_gradients(zip(gradients, parameters, strict=True))
             accuracy = float("nan")
             if y.dtype.is_integer:
                 accuracy = tf.reduce_mean(tf.cast(tf.argmax(outputs, -1, y.dtype) == y, tf.float32))
             state.totals.assign_add([1.0, loss, likelihood, kl, accuracy])
+            i += 1
+        return i, wish
 
     return loop
 

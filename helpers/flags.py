@@ -116,8 +116,13 @@ _define("Threads", "text", "kmp_affinity", None, "KMP_AFFINITY, likewise")
 _define("Help", "bool", "help", False, "print this")
 
 
+STATUSES = """SIGTERM and SIGUSR1: all ranks finish the same step, save a checkpoint and end with status 75; --resume goes on.
+Exit status: 0 trained and evaluated, 1 failed, 2 bad flags, 75 stopped at a checkpoint, 128 and the signal's number if
+a signal came while no step was trained, came twice, or found no step that ended within 60 seconds."""
+
+
 def help_text():
-    """All flags by group, with their old names and defaults."""
+    """All flags by group, with their old names and defaults, and what signals and statuses mean."""
     lines = ["usage: python -m helpers.train [--flagfile=FILE] [--flag=value ...]", ""]
     for group, members in GROUPS.items():
         lines.append(f"{group}:")
@@ -125,4 +130,4 @@ def help_text():
             names = ", ".join(f"--{n}" for n in (name, *old))
             lines += [f"  {names}", f"      {FLAGS[name].help} (default: {FLAGS[name].default})"]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, STATUSES, ""])

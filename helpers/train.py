@@ -153,10 +153,12 @@ def train(flags, stack, on_checkpoint=None):
     spent = {"imports": time.time() - began}
     name, dataset_name = choose_model(flags)
     folder = Path(flags.output or RUNS) / name
+    peers = {rank: os.getpid()}
     if world:
         from helpers import distributed
 
-        watch.start(rank, distributed.neighbours(), folder, flags.elastic)
+        peers = distributed.neighbours()
+    watch.start(rank, peers, folder, flags.elastic)
     failure, report = None, None
     try:
         if flags.resume and flags.overwrite:
@@ -199,7 +201,12 @@ def train(flags, stack, on_checkpoint=None):
 
 
 def main(argv=None):
-    """Run the command and return its exit status: 0, 1 for what failed, 2 for flags that do not parse."""
+    """Run the command and return its exit status.
+
+    Returns:
+      0; 1 for what failed; 2 for flags that do not parse; `watch.STATUS` for a run that a signal stopped at a
+      checkpoint. A signal that finds no training to stop ends the process with 128 and the signal's number.
+    """
 
     def stop(error, status):
         watch.hush()
@@ -224,6 +231,8 @@ def main(argv=None):
         else:
             with contextlib.ExitStack() as stack:
                 train(FLAGS, stack)
+    except watch.Stopped as error:
+        return stop(error, watch.STATUS)
     except watch.PeerLost as error:
         if launched_rank() and "shut down" in str(error):
             watch.hush()
@@ -237,4 +246,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    watch.listen()
     sys.exit(main())

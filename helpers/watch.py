@@ -1,4 +1,7 @@
-"""A rank's watch over the others: that all end, and that one says why, when one is killed or stands still.
+"""A rank's watch over the others and over signals: all end together, and one of them says why.
+
+SIGTERM and SIGUSR1 ask for a stop. While the ranks train, `fit` passes the wish to all of them inside the gradients'
+all-reduce, so they end the same step, save a checkpoint and exit with STATUS. At any other time the rank ends at once.
 
 mpiexec ends the ranks when one of them is killed, but nobody ends those that wait for one that stands still: Horovod's
 own stall check speaks with a thread of that process, which may stand still too.
@@ -12,6 +15,8 @@ import sys
 import threading
 import time
 
+from helpers import SIGNALS
+from helpers.progress import launched_rank
 from helpers.store import saved
 
 import psutil
@@ -21,10 +26,19 @@ import psutil
 DEFAULTS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "1800"}
 TICK = 1.0  # seconds between looks; ticks are counted, so that time in which this process is stopped does not count
 PAUSE = 0.5  # seconds that who has spoken stays, so that others see that somebody has
+STATUS = 75  # of a run that stopped at a checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
+LIMIT = 60.0  # seconds from a signal to the end of the process, because schedulers kill soon after SIGTERM
+# Launchers and schedulers may deliver one wish to a rank several times. A signal that comes later than this many
+# seconds after the first one is a second wish, and ends the rank at once.
+REPEAT = 5.0
 
 
 class PeerLost(RuntimeError):
     """Another rank has ended, or Horovod has given it up."""
+
+
+class Stopped(Exception):
+    """A signal asked for a stop, and all ranks have ended the same step. The message says what is kept."""
 
 
 _FATES = {
@@ -33,11 +47,27 @@ _FATES = {
 }
 _told = threading.Lock()
 _waiting = []  # one entry while this rank waits for the others
-_job = {}  # rank, elastic, folder; processes: {rank: psutil.Process} of this host, this process's own among them
+# processes: {rank: psutil.Process} of this host, this process's own among them, once the ranks know each other.
+_job = {"rank": launched_rank() or 0, "processes": {}, "folder": None, "elastic": False}
+_wish = {}  # the first signal that asked for a stop, and the time when it came
+
+
+def listen():
+    """Begin to note signals and, once `start` has named them, to watch the other ranks."""
+    if "listens" in _job:
+        return
+    _job["listens"] = True
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Python's own handlers wait for the end of a call into C++; what is written to the pipe does not.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
+    threading.Thread(target=_run, args=(reader,), daemon=True).start()
 
 
 def start(rank, peers, folder, elastic=False):
-    """Begin to watch, or after a change of ranks go on with these.
+    """Name the ranks to watch, at the start and after each change of ranks.
 
     Args:
       rank: this process's.
@@ -45,19 +75,25 @@ def start(rank, peers, folder, elastic=False):
       folder: the run's, where its checkpoints are.
       elastic: end what is stopped, but not the job.
     """
-    begun = "processes" in _job
     processes = {}
     for peer, pid in peers.items():
         with contextlib.suppress(psutil.NoSuchProcess):
             processes[peer] = psutil.Process(pid)
     _job.update(rank=rank, processes=processes, folder=folder, elastic=elastic)
-    if not begun:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        # Python's own handlers wait for the end of a call into C++; what is written to the pipe does not.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=_run, args=(reader,), daemon=True).start()
+    listen()
+
+
+@contextlib.contextmanager
+def stoppable(wish):
+    """Around training steps that end early when the tf.Variable `wish` is not 0 on any rank.
+
+    After an exception, such as `Stopped`, signals still do not end this process before its time is over.
+    """
+    _job["wish"] = wish
+    if _wish:
+        wish.assign(1.0)
+    yield
+    del _job["wish"]
 
 
 @contextlib.contextmanager
@@ -92,14 +128,43 @@ def _leave(status):
     os._exit(status)
 
 
+def _heed(numbers):
+    """Pass on the wish to stop, or end this process if no step will do so in time."""
+    numbers = [number for number in numbers if number in SIGNALS]
+    wish = _job.get("wish")
+    if numbers and not _wish:
+        _wish.update(number=numbers[0], time=time.monotonic())
+        if wish is not None:
+            wish.assign(1.0)
+    if not _wish:
+        return
+    age, number = time.monotonic() - _wish["time"], _wish["number"]
+    cause = f"told to stop by {signal.Signals(number).name}, as before the end of a job's time"
+    if numbers and age > REPEAT:
+        cause, number = f"told to stop a second time, by {signal.Signals(numbers[-1]).name}", numbers[-1]
+    elif age > LIMIT:
+        cause += f", but no step and no checkpoint came to an end within {LIMIT:.0f} seconds"
+    elif wish is not None:
+        return
+    if _job["rank"] == 0:
+        _say(cause)
+    else:
+        alone = _first()
+        # If the signal went to all ranks, rank 0 says so, and its end makes the launcher end this one.
+        time.sleep(4 * PAUSE)
+        if alone or not _first():
+            _say(f"rank {_job['rank']}: {cause}", asked=True)
+    _leave(128 + number)
+
+
 def _run(reader):
     check, shutdown = (float(os.environ.get(name, value)) for name, value in DEFAULTS.items())
     off = os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") not in ("", "0")
     stopped = waited = 0
     while True:
-        if select.select([reader], [], [], TICK)[0]:
-            if signal.SIGTERM in os.read(reader, 64):
-                end("told to stop by SIGTERM, as at the end of a job's time", 128 + signal.SIGTERM)
+        numbers = os.read(reader, 64) if select.select([reader], [], [], TICK)[0] else b""
+        _heed(numbers)
+        if numbers:
             continue
         if off:
             continue
@@ -138,19 +203,20 @@ def _first():
     return all(_state(p) != "running" for peer, p in _job["processes"].items() if peer < _job["rank"])
 
 
-def _say(cause, more=""):
+def _say(cause, more="", asked=False):
+    """Say it if this rank is the one to speak; one that was `asked` to end speaks of nothing but that."""
     with _told:
-        if not _first() or _job.get("told"):
+        if not (asked or _first()) or _job.get("told"):
             return
         lost = [
             f"rank {peer} (process {_job['processes'][peer].pid} on {os.uname().nodename}) {_FATES[state]}"
             for peer, state in _states()
-            if state in _FATES
+            if state in _FATES and not asked
         ]
-        if not lost and _job["rank"]:
+        if not lost and _job["rank"] and not asked:
             return  # rank 0 will say it
         _job["told"] = not _job["elastic"]
-        steps = [path.rpartition("-")[2] for path in saved(_job["folder"])]
+        steps = [path.rpartition("-")[2] for path in (saved(_job["folder"]) if _job["folder"] else [])]
         advice = f"The same command with --resume goes on from the checkpoint of step {steps[-1]}" if steps else (
             "There is no checkpoint yet: start the same command anew"
         )  # fmt: skip

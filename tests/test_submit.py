@@ -217,6 +217,7 @@ def a_job(folder, scheduler, began=None, ended=None, limit=600, **more):
     [
         ({"began": -900, "ended": -800}, jobs.DONE),
         ({"began": -900, "ended": -800, "status": 2}, jobs.FAILED),
+        ({"began": -900, "ended": -800, "status": 75}, jobs.STOPPED),
         ({"began": -900, "ended": -305, "status": 143, "signal": 15}, jobs.OVER),
         ({"began": -900, "ended": -800, "status": 143, "signal": 15}, jobs.CANCELLED),
         ({"began": -900}, jobs.OVER),
@@ -264,6 +265,19 @@ def test_what_slurm_says_of_a_job(folder, monkeypatch, said, word):
     record, place = a_job(folder, "slurm", began=-900)
     monkeypatch.setattr(jobs, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
     assert jobs.state(record, place).word == word
+
+
+def test_the_keeper_asks_for_a_stop_ahead_of_the_end(folder):
+    """Through the leash, to a command that takes a second to leave by itself."""
+    record, place = a_job(folder, "local")
+    leave = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit(75)))\n"
+    words = [sys.executable, "-c", leave + "time.sleep(60)"]
+    keeping = [sys.executable, "-m", "cluster.keeper", place, "0", "2", *words]
+    done = subprocess.run(keeping, cwd=ROOT, timeout=40)
+    assert done.returncode == 75
+    assert json.loads((place / "ended.json").read_text())["signal"] == 0
+    now = jobs.state(record, place)
+    assert now.word == jobs.STOPPED and "submit it again with --resume" in now.detail
 
 
 def test_numbers_that_a_scheduler_gives_again_mean_the_latest_job(folder):
