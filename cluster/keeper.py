@@ -2,8 +2,9 @@
 
 `python -m cluster.keeper FOLDER LIMIT STOP COMMAND...` runs COMMAND with its output in FOLDER/output.txt.
 FOLDER/began.json says since when and where, FOLDER/ended.json with which status and after which signal: schedulers
-forget a job soon after its end, and this machine never knew it. A LIMIT of seconds ends it where no scheduler does; 0 is none. After
-STOP seconds COMMAND gets SIGUSR1, so that it can save its work before the end of the job's time; 0 is never.
+forget a job soon after its end, and this machine never knew it. A LIMIT of seconds ends it where no scheduler does; 0
+is none.
+After STOP seconds COMMAND gets SIGUSR1, so that it can save its work before the end of the job's time; 0 is never.
 """
 
 import json

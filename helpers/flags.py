@@ -116,7 +116,7 @@ _define("Threads", "text", "kmp_affinity", None, "KMP_AFFINITY, likewise")
 _define("Help", "bool", "help", False, "print this")
 
 
-STATUSES = """SIGTERM and SIGUSR1: all ranks finish the same step, save a checkpoint and end with status 75; --resume goes on.
+STATUSES = """SIGTERM or SIGUSR1 stops a run: all ranks finish the same step, save a checkpoint and end with status 75.
 Exit status: 0 trained and evaluated, 1 failed, 2 bad flags, 75 stopped at a checkpoint, 128 and the signal's number if
 a signal came while no step was trained, came twice, or found no step that ended within 60 seconds."""
 

@@ -116,6 +116,24 @@ def test_the_script_for_submission_by_hand_starts_its_ranks_on_both_nodes(machin
     assert said.count("2 1 ['--flagfile=cluster/flags/mnist_bnn.cfg', '--num_intra=1', '--resume', '--seed=3']\n") == 2
 
 
+@pytest.mark.skipif(not os.path.exists(f"{sys.prefix}/bin/activate"), reason="this Python is in no virtual environment")
+def test_slurm_s_signal_ahead_of_the_limit_saves_a_checkpoint(machine, tmp_path):
+    """With the script for submission by hand. Slurm looks every 30 seconds: 60 to 90 after the job's start."""
+    for name, place in {".venv": sys.prefix, "cluster": ROOT / "cluster", "helpers": ROOT / "helpers"}.items():
+        (tmp_path / name).symlink_to(place)
+    path = shortened(tmp_path, "slurm", "train.sh", ("B:USR1@120", "B:USR1@30"))
+    words = ["sbatch", "--wait", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--time=2", "--output=said.txt"]
+    flags = [path, "--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={tmp_path}/out"]
+    environment = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path / "none")}
+    done = subprocess.run([*words, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=160)
+    said = (tmp_path / "said.txt").read_text()
+    assert done.returncode == 75, done.stderr + said
+    job = subprocess.run(["scontrol", "show", "job", done.stdout.strip()], env=machine, capture_output=True, text=True)
+    assert "JobState=FAILED" in job.stdout and "ExitCode=75:0" in job.stdout
+    (step,) = re.findall(r"helpers.train: told to stop, at step (\d+): its checkpoint is saved", said)
+    assert (tmp_path / "out" / "CNN_FC" / "checkpoints" / f"step-{step}.index").exists()
+
+
 def test_srun_takes_the_launcher_s_options_and_fills_the_allocation(machine, tmp_path):
     say = "import os; os.write(1, f\"{os.environ['SLURM_PROCID']} {os.environ['SLURMD_NODENAME']}\\n\".encode())"
     script = tmp_path / "job.sh"
