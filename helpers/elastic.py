@@ -4,8 +4,9 @@
         python -m helpers.train --elastic --flagfile=cluster/flags/mnist_bnn.cfg
 
 hosts.sh prints a line `host:slots` for each host; horovodrun asks it every second. A host on which a rank died is not
-used again. An epoch that was begun goes on: what is left of its order is dealt out to the ranks that there are now.
-The learning rate is scaled by their number as at any start.
+used again. A rank that gets SIGTERM or SIGUSR1 ends at once, without a checkpoint, and the others go on. An epoch that
+was begun goes on: what is left of its order is dealt out to the ranks that there are now. The learning rate is scaled
+by their number as at any start.
 """
 
 import contextlib

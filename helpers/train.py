@@ -158,6 +158,7 @@ def train(flags, stack, on_checkpoint=None):
         from helpers import distributed
 
         peers = distributed.neighbours()
+        watch.listen()
     watch.start(rank, peers, folder, flags.elastic)
     failure, report = None, None
     try:

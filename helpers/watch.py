@@ -1,7 +1,8 @@
 """A rank's watch over the others and over signals: all end together, and one of them says why.
 
 SIGTERM and SIGUSR1 ask for a stop. While the ranks train, `fit` passes the wish to all of them inside the gradients'
-all-reduce, so they end the same step, save a checkpoint and exit with STATUS. At any other time the rank ends at once.
+all-reduce, so they end the same step, save a checkpoint and exit with STATUS. At any other time, and in elastic
+jobs, the rank ends at once.
 
 mpiexec ends the ranks when one of them is killed, but nobody ends those that wait for one that stands still: Horovod's
 own stall check speaks with a thread of that process, which may stand still too.
@@ -80,7 +81,6 @@ def start(rank, peers, folder, elastic=False):
         with contextlib.suppress(psutil.NoSuchProcess):
             processes[peer] = psutil.Process(pid)
     _job.update(rank=rank, processes=processes, folder=folder, elastic=elastic)
-    listen()
 
 
 @contextlib.contextmanager
@@ -131,7 +131,8 @@ def _leave(status):
 def _heed(numbers):
     """Pass on the wish to stop, or end this process if no step will do so in time."""
     numbers = [number for number in numbers if number in SIGNALS]
-    wish = _job.get("wish")
+    # horovodrun ends a rank that it takes out of an elastic job by SIGTERM, and the others are to go on.
+    wish = None if _job["elastic"] else _job.get("wish")
     if numbers and not _wish:
         _wish.update(number=numbers[0], time=time.monotonic())
         if wish is not None:

@@ -11,7 +11,6 @@ from helpers import ROOT, watch
 from helpers.store import read_csv
 
 import numpy as np
-import psutil
 import pytest
 import tensorflow as tf
 
@@ -130,6 +129,8 @@ def train(name, callback, resume=False):
 
 if what == "outside":
     tell(signal.SIGTERM)
+if what == "elastic":
+    watch.start(0, {0: os.getpid()}, f"{folder}/run", elastic=True)
 if what == "limit":
     watch.LIMIT = 2.0
     train("run", lambda step, model, means: step and (tell(signal.SIGUSR1), time.sleep(20)))
@@ -143,7 +144,7 @@ print(all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True)))
 """
 
 
-@pytest.mark.parametrize("what", ["step", "outside", "limit"])
+@pytest.mark.parametrize("what", ["step", "outside", "limit", "elastic"])
 def test_one_rank_without_horovod(tmp_path, what):
     """In the middle of an epoch of 25 steps, and of a compiled call that was to go from step 15 to step 20."""
     done = subprocess.run(
@@ -159,7 +160,9 @@ def test_one_rank_without_horovod(tmp_path, what):
     (line,) = told(done.stderr)
     if what == "outside":
         assert done.returncode == 128 + signal.SIGTERM and "told to stop by SIGTERM" in line, done.stderr
+        return
+    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+    if what == "elastic":
+        assert line.endswith("told to stop by SIGUSR1, as before the end of a job's time. The others go on.")
     else:
-        assert done.returncode == 128 + signal.SIGUSR1, done.stderr
         assert "no step and no checkpoint came to an end within 2 seconds" in line
-    assert not psutil.Process().children()
