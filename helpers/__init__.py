@@ -18,13 +18,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # by which launchers and schedulers 
 
 def _end_before_start(number, frame):
     told = f"told to stop by {signal.Signals(number).name} before it began"
-    os.write(2, f"helpers.train: {told}. Start the same command again.\n".encode())
+    os.write(_stderr, f"helpers.train: {told}. Start the same command again.\n".encode())
     os._exit(128 + number)
 
 
 # While Python looks for the module of `python -m MODULE`, its name stands only in orig_argv. The imports below take
 # seconds, in which SIGUSR1 would end the training command without a word.
 if sys.argv[:1] == ["-m"] and sys.orig_argv[sys.orig_argv.index("-m") + 1] == "helpers.train":
+    _stderr = os.dup(2)  # which `stderr_kept_back` does not touch
     for _number in SIGNALS:
         signal.signal(_number, _end_before_start)
 
