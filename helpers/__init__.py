@@ -34,6 +34,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow leaves oneDNN off on AMD processors, where it helps convolutions as much as on Intel's.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# On a GPU, TensorFlow would take all memory at its start and leave none to another process, such as a notebook's.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(os.environ.get("BNN_RUNS_DIR", ROOT / "build" / "runs"))

@@ -5,7 +5,7 @@ import os
 import socket
 from typing import NamedTuple
 
-from helpers import watch
+from helpers import devices, watch
 from helpers.watch import PeerLost
 
 import numpy as np
@@ -29,21 +29,21 @@ class World(NamedTuple):
     local_rank: int
 
 
-def init(threads=1, inter_threads=1):
-    """Start Horovod and give this rank its threads. Call it before TensorFlow computes anything.
+def init(threads=None, inter_threads=None):
+    """Start Horovod, and give this rank its threads and its GPU. Call it before TensorFlow computes anything.
 
-    One thread a rank is the default: ranks fill the cores, and a rank whose threads share a core with
-    another rank's is waited for at every all-reduce. On nodes with GPUs each rank takes one.
+    One thread a rank is the default on CPUs: ranks fill the cores, and a rank whose threads share a core with
+    another rank's is waited for at every all-reduce. On nodes with GPUs each rank takes one, by its local rank.
 
     Args:
-      threads: threads within one operation; 0 lets TensorFlow take every core.
-      inter_threads: operations run at a time; 0 lets TensorFlow choose.
+      threads, inter_threads: see `devices.prepare`.
 
     Returns:
       A `World`; launched alone, World(0, 1, 0).
 
     Raises:
-      RuntimeError: TensorFlow has computed already, so that its threads are fixed.
+      RuntimeError: TensorFlow has computed already, so that its threads and devices are fixed.
+      devices.DeviceError: Horovod was built with NCCL, and there is not one GPU for each rank.
     """
     # Horovod's thread, on the core that computes, asks the other ranks every millisecond for news. While it waits for
     # theirs, Open MPI would keep that core busy. On two cores, steps took 1.4 times as long without this.
@@ -51,13 +51,10 @@ def init(threads=1, inter_threads=1):
     for name, seconds in watch.DEFAULTS.items():
         os.environ.setdefault(name, seconds)
     hvd.init()
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(inter_threads)
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        mine = gpus[hvd.local_rank() % len(gpus)]
-        tf.config.set_visible_devices(mine, "GPU")
-        tf.config.experimental.set_memory_growth(mine, True)
+    gpu = devices.prepare(threads, inter_threads, hvd.local_rank(), launched=True)
+    if hvd.nccl_built():
+        # With MPI's operations ranks may share a GPU. The first message fixes TensorFlow's devices, so it comes last.
+        devices.check(gather_objects((socket.gethostname(), gpu)))
     return World(hvd.rank(), hvd.size(), hvd.local_rank())
 
 
@@ -140,5 +137,6 @@ def differing(variables):
 
 def gather_objects(value):
     """Every rank's `value`, any picklable object, as a list in the order of ranks, on every rank."""
-    with meeting():
+    # Not by way of the GPU, which has nothing to do with it, and which NCCL may yet refuse.
+    with meeting(), tf.device("CPU:0"):
         return hvd.allgather_object(value)

@@ -120,7 +120,7 @@ def main(argv=None):
         parser.error(str(error))
     if min(options.batch_size, options.rounds, options.every, *options.sizes) < 1 or options.steps % options.every:
         parser.error("numbers must be 1 or more, and --steps a multiple of --every")
-    world = distributed.init(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    world = distributed.init(int(os.environ.get("OMP_NUM_THREADS", 0)) or None)
     found = rows(options, world)
     if world.rank == 0:
         options.output.mkdir(parents=True, exist_ok=True)

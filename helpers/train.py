@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from helpers import RUNS, data, lock, models, readers, watch
+from helpers import RUNS, data, devices, lock, models, readers, watch
 from helpers.fit import RankFailure, agree, fit
 from helpers.flags import FLAGS, help_text
 from helpers.inference import sample_probabilities
@@ -23,7 +23,6 @@ from helpers.store import restore_model, write_atomically
 
 import numpy as np
 import psutil
-import tensorflow as tf
 import tf_keras as keras
 from absl import flags as absl_flags
 
@@ -41,23 +40,18 @@ def choose_model(flags):
 
 
 def start_ranks(flags):
-    """Set the threads and, if a launcher started this process, join the other ranks."""
+    """Set the threads, take a GPU if there is one and, if a launcher started this process, join the other ranks."""
     for name in ("kmp_blocktime", "kmp_affinity"):
         if flags[name].value is not None:
             os.environ[name.upper()] = str(flags[name].value)
-    launched = launched_rank() is not None
     cores = len(psutil.Process().cpu_affinity())
-    intra = min(flags.num_intra, cores) or (1 if launched else 0)
-    inter = min(flags.num_inter, cores) or min(intra, 1)
-    if launched:
-        from helpers import distributed
+    threads = [min(number, cores) or None for number in (flags.num_intra, flags.num_inter)]
+    if launched_rank() is None:
+        devices.prepare(*threads)
+        return None
+    from helpers import distributed
 
-        return distributed.init(intra, inter)
-    if intra:
-        tf.config.threading.set_intra_op_parallelism_threads(intra)
-    if inter:
-        tf.config.threading.set_inter_op_parallelism_threads(inter)
-    return None
+    return distributed.init(*threads)
 
 
 def data_folder(path, name):

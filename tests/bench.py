@@ -62,18 +62,15 @@ def child(part, arguments, size=1, timeout=600):
 
 def machine():
     """Lines that describe this machine and what runs on it."""
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
     cores, load = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), os.getloadavg()
-    versions = ", ".join(f"{k} {v}" for k, v in provenance.collect().items() if k not in ("world_size", "data"))
+    others = ("devices", "world_size", "data")
+    versions = ", ".join(f"{k} {v}" for k, v in provenance.collect().items() if k not in others)
     if python := os.environ.get("BNN_TORCH_PYTHON"):
         say = "from importlib.metadata import version as v; print(v('torch') + ', bayesian-torch', v('bayesian-torch'))"
         said = subprocess.run([python, "-c", say], capture_output=True, text=True, timeout=60, check=True).stdout
         versions += ", torch " + said.strip()
     busy = "" if load[0] < 0.5 else ": NOT QUIET, times and ratios are unsure"
-    return [f"{cpu}, {cores} cores, load {load[0]:.1f}{busy}", f"{platform.system()}, {versions}"]
+    return [f"{provenance.processor()}, {cores} cores, load {load[0]:.1f}{busy}", f"{platform.system()}, {versions}"]
 
 
 def report(times, short, judge):
