@@ -6,6 +6,7 @@ Where the model is a plain stack of layers, those before the first Bayesian one 
 networks, and if the Bayesian ones are all dense, all networks are computed together.
 """
 
+import functools
 import inspect
 import math
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import tensorflow_probability as tfp
 import tf_keras as keras
 
 _tfd = tfp.distributions
-fold_in = tf.random.experimental.stateless_fold_in
+# By name, because TensorFlow may otherwise choose another algorithm on another device.
+fold_in = functools.partial(tf.random.experimental.stateless_fold_in, alg="philox")
 
 
 def bayesian_layers(*parts):
@@ -83,7 +85,7 @@ def _sampler(posterior):
 def _normals(shape, seed, dtype):
     """Standard normal draws; TensorFlow's own operation takes longer, going the way of Box and Muller one by one."""
     count = math.prod(shape)
-    words = tf.random.stateless_uniform([(count + 1) // 2], seed, None, None, tf.int32)
+    words = tf.random.stateless_uniform([(count + 1) // 2], seed, None, None, tf.int32, alg="philox")
     return tf.cast(tf.reshape(normals(words)[:count], shape), dtype)
 
 
@@ -124,7 +126,7 @@ def together(layers, own, x):
         if id(layer) not in own:
             x = apply(layer, x)
             continue
-        kernel, *bias = own[id(layer)]
+        kernel, *bias = (tf.cast(tensor, layer.compute_dtype) for tensor in own[id(layer)])
         rows = tf.reshape(tf.cast(x, kernel.dtype), [networks, -1, kernel.shape[1]])
         rows = tf.matmul(rows, kernel) + (bias[0][:, None] if bias else 0.0)
         networks, shape = tf.shape(kernel)[0], x.shape[1:-1] + kernel.shape[2:]
@@ -148,6 +150,8 @@ def _fixed(drawn):
 
 def _operation(layer, kernel, bias=None):
     """What the layer does with these weights, activation included."""
+    kernel = tf.cast(kernel, layer.compute_dtype)
+    bias = bias if bias is None else tf.cast(bias, kernel.dtype)
 
     @tf.autograph.experimental.do_not_convert
     def call(inputs, *_, **__):

@@ -4,7 +4,7 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from helpers import data, watch
+from helpers import data, loss_scale, watch
 from helpers.elbo import categorical_nll, kl_weight, negative_elbo
 from helpers.layers import seed_noise
 from helpers.progress import bar
@@ -56,7 +56,7 @@ def fit(
     each epoch's order and gradients are averaged, so that N ranks at batch size b follow one rank at N*b.
 
     Args:
-      model: a Keras model, built.
+      model: a Keras model, built. If layers of it compute in float16, the loss is scaled, see `loss_scale`.
       x, y: the training set [N, ...], the same on every rank.
       epochs, max_steps: stop at whichever comes first; steps are counted on each rank.
       batch_size: examples a step on this rank.
@@ -121,7 +121,9 @@ def fit(
     begun = sum(call["step"] <= step // per_epoch * per_epoch for call in history.steps)  # calls before this epoch
 
     loop = _compiled_loop(state, nll, len(x), kl_final, kl_warmup_epochs, per_epoch, world, half_precision)
-    x, y, batches, refill = tf.convert_to_tensor(x), tf.convert_to_tensor(y), None, None
+    batches, refill = None, None
+    with tf.device("CPU:0"):  # where batches are gathered; by default they would fill a GPU's memory
+        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     if callback and step == 0:
         callback(0, model, {})
     with (
@@ -213,13 +215,24 @@ class _State:
         optimizer.apply_gradients([(tf.zeros_like(v), v) for v in model.trainable_variables])
         optimizer.iterations.assign(0)
         counters = {"epoch": self.epoch, "examples": self.examples, "totals": self.totals}
+        self.loss_scale = loss_scale.LossScale() if loss_scale.needed(model) else None
+        counters |= {"loss_scale": self.loss_scale} if self.loss_scale else {}
         self.checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **counters)
 
     def variables(self):
         """What ranks must have in common before the first step; of the noise, how much was drawn."""
         noise = [layer.generator.state for layer in self.model.submodules if hasattr(layer, "generator")]
         own = [self.epoch, self.examples, self.totals]
-        return [*self.model.variables, *self.optimizer.variables(), *own, *noise]
+        scale = self.loss_scale.variables if self.loss_scale else ()
+        return [*self.model.variables, *self.optimizer.variables(), *own, *noise, *scale]
+
+    def apply(self, gradients):
+        """Change the parameters by these gradients, which are those of the scaled loss where there is a scale."""
+        parameters = self.model.trainable_variables
+        if self.loss_scale:
+            self.loss_scale.apply(self.optimizer, gradients, parameters)
+        else:
+            self.optimizer.apply_gradients(zip(gradients, parameters, strict=True))
 
     def average(self, world):
         """Average the epoch's sums over ranks, and on every rank alike stop if they are not finite."""
@@ -230,6 +243,8 @@ class _State:
         loss = float(self.totals[1])
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss}; try a lower learning rate")
+        if self.loss_scale:
+            self.loss_scale.check()
 
     def means(self):
         """The epoch so far, averaged over its steps: a dict for the history."""
@@ -256,12 +271,13 @@ def _compiled_loop(state, nll, num_examples, kl_final, kl_warmup_epochs, per_epo
             weight = kl_weight(epoch + tf.cast(i, tf.float32) / per_epoch, kl_warmup_epochs, kl_final)
             with tf.GradientTape() as tape:
                 loss, likelihood, kl, outputs = negative_elbo(model, x, y, num_examples, weight, nll)
-            gradients = tape.gradient(loss, parameters)
+                scaled = loss * state.loss_scale.scale if state.loss_scale else loss
+            gradients = tape.gradient(scaled, parameters)
             wish = state.wish.read_value()
             if world and world.size > 1:
                 # The wish travels with the gradients because a message of its own would cost as much time as they do.
                 *gradients, wish = distributed.average([*gradients, wish], half_precision)
-            state.optimizer.apply_gradients(zip(gradients, parameters, strict=True))
+            state.apply(gradients)
             accuracy = float("nan")
             if y.dtype.is_integer:
                 accuracy = tf.reduce_mean(tf.cast(tf.argmax(outputs, -1, y.dtype) == y, tf.float32))

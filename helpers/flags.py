@@ -92,6 +92,8 @@ _define("Training", "float", "kl_annealing_epochs", 0.0, "epochs over which that
         lower_bound=0.0)  # fmt: skip
 _define("Training", "int", "seed", 0, "of initial weights, order of examples and weight noise", lower_bound=0,
         upper_bound=2**32 - 1)  # fmt: skip
+_define("Training", "choice", "mixed_precision", "none", "compute in half precision, with float32 parameters and KL: "
+        "none, float16 or bfloat16", choices=models.PRECISIONS)  # fmt: skip
 _define("Training", "bool", "compression", False, "send gradients as float16")
 _define("Training", "bool", "elastic", False, "go on with the others when ranks are lost, and with more when some are "
         "added; see helpers/elastic.py")  # fmt: skip

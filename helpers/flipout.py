@@ -68,12 +68,13 @@ def convolution(inputs, mean, noise, signs_in, signs_out, places, **how):
     """
     height, width, channels, filters = mean.shape
     size, rows = height * width * channels, tf.shape(signs_in)[0] if signs_in.shape[0] is None else signs_in.shape[0]
-    if None in places or math.prod(places) < PLACES or (size > PATCH and not _groups_have_gradients()):
+    if None in places or math.prod(places) < PLACES or (size > PATCH and not _groups_have_gradients(mean.dtype)):
         perturbed = tf.nn.conv2d(inputs * signs_in[:, None, None], noise, **how)
         return tf.nn.conv2d(inputs, mean, **how) + perturbed * signs_out[:, None, None]
     if size <= PATCH:
         # One-hot kernels cut the patches out; tf.image.extract_patches is several times slower.
-        patches = tf.nn.conv2d(inputs, tf.reshape(tf.eye(size), [height, width, channels, size]), **how)
+        one_hot = tf.reshape(tf.eye(size, dtype=inputs.dtype), [height, width, channels, size])
+        patches = tf.nn.conv2d(inputs, one_hot, **how)
         sign = tf.tile(signs_in, [1, height * width])[:, :, None] * signs_out[:, None]
         kernels = tf.reshape(mean, [size, filters]) + tf.reshape(noise, [size, filters]) * sign
         outputs = tf.matmul(tf.reshape(patches, [rows, -1, size]), kernels)
@@ -87,12 +88,12 @@ def convolution(inputs, mean, noise, signs_in, signs_out, places, **how):
 
 
 @functools.cache
-def _groups_have_gradients():
+def _groups_have_gradients(dtype):
     """Whether this TensorFlow differentiates grouped convolutions: on processors, with oneDNN alone."""
 
     @tf.function
     def gradients():
-        inputs, kernel = tf.ones([1, 1, 1, 4]), tf.ones([1, 1, 2, 4])
+        inputs, kernel = tf.ones([1, 1, 1, 4], dtype), tf.ones([1, 1, 2, 4], dtype)
         return tf.gradients(tf.nn.conv2d(inputs, kernel, 1, "VALID"), [inputs, kernel])
 
     try:

@@ -6,6 +6,9 @@ Each class takes the arguments of the tfp.layers class it extends and has the sa
 * noise comes from a `tf.random.Generator` that the layer owns and a checkpoint saves, so that a resumed run draws
   what the uninterrupted one would have; the state of TensorFlow's global generator cannot be saved;
 * random numbers, standard deviations, flipout's products and the KL cost less;
+* with a Keras policy such as `mixed_float16`, products and activations are computed in half precision. Parameters,
+  the noise at its making and the KL stay float32, so that the KL is to the bit that of a float32 layer. TFP's own
+  layers refuse such a policy;
 * means start from He's initial weights (He et al. 2015, equation 10), biases from zero, standard deviations
   from `INITIAL_SCALE`. TFP starts every layer from the same stream of numbers, whatever its fan-in.
 """
@@ -58,15 +61,19 @@ class _OwnNoise:
         self.generator = make.from_non_deterministic_state() if seed is None else make.from_seed(seed)
 
     def get_config(self):
-        return self._arguments | {"seed": self.seed, "name": self.name, "trainable": self.trainable}
+        own = {"seed": self.seed, "name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy}
+        return self._arguments | own
 
     @classmethod
     def from_config(cls, config):
         return cls(*config["args"], **{key: value for key, value in config.items() if key != "args"})
 
     def add_variable(self, *args, **kwargs):
-        """TFP builds with this, Keras' deprecated name for add_weight, and every layer would warn of it."""
-        return self.add_weight(*args, **kwargs)
+        """TFP builds with this, Keras' deprecated name for add_weight, and every layer would warn of it.
+
+        Keras would hand out variables in half precision inside `call`, where the KL is computed too.
+        """
+        return self.add_weight(*args, **kwargs, experimental_autocast=False)
 
     def call(self, inputs):
         posterior = self.kernel_posterior
@@ -76,18 +83,31 @@ class _OwnNoise:
             normal = tfd.Normal(tf.convert_to_tensor(normal.loc), tf.convert_to_tensor(normal.scale))
             vars(self)["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
         try:
-            return super().call(inputs)
+            # What TFP's `call` does, but for its first line, which demands inputs of the parameters' type.
+            outputs = self._apply_variational_kernel(tf.cast(inputs, self.compute_dtype))
+            outputs = self._apply_variational_bias(outputs)
+            for part in ("kernel", "bias"):
+                found = (getattr(self, f"{part}_{what}") for what in ("posterior", "prior", "posterior_tensor"))
+                self._apply_divergence(getattr(self, f"{part}_divergence_fn"), *found, name=f"divergence_{part}")
         finally:
             vars(self)["kernel_posterior"] = posterior
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _apply_divergence(self, divergence, posterior, prior, draw, name):
+        """A divergence may be estimated from the draw, which the product has had in half precision."""
+        draw = draw if draw is None else tf.cast(draw, self.dtype)
+        super()._apply_divergence(divergence, posterior, prior, draw, name)
 
     def _draw(self, posterior):
-        """One draw from a distribution, by the layer's own generator."""
+        """One draw from a distribution, by the layer's own generator, in the type of the products."""
         factors = getattr(posterior, "distribution", posterior)
         if isinstance(factors, tfd.Deterministic):
-            return tf.convert_to_tensor(factors.loc)
-        if isinstance(factors, tfd.Normal):
-            return factors.loc + factors.scale * flipout.normal(self.generator, factors.batch_shape, factors.dtype)
-        return tf.convert_to_tensor(posterior.sample(seed=tf.cast(self.generator.make_seeds()[:, 0], tf.int32)))
+            draw = factors.loc
+        elif isinstance(factors, tfd.Normal):
+            draw = factors.loc + factors.scale * flipout.normal(self.generator, factors.batch_shape, factors.dtype)
+        else:
+            draw = posterior.sample(seed=tf.cast(self.generator.make_seeds()[:, 0], tf.int32))
+        return tf.cast(draw, self.compute_dtype)
 
     def _factors(self, inputs, units):
         """What flipout makes an example's weights of: means, noise, and its signs for inputs and for outputs."""
@@ -96,8 +116,9 @@ class _OwnNoise:
         if not isinstance(normal, tfd.Normal):
             raise TypeError(f"flipout needs a posterior of independent Normals, found {self.kernel_posterior}")
         noise = self.kernel_posterior_tensor_fn(tfd.Normal(tf.zeros([], normal.dtype), normal.scale))
-        columns = inputs.shape[-1], units
-        return normal.loc, noise, *(flipout.signs(self.generator, rows, n, normal.dtype) for n in columns)
+        columns, dtype = (inputs.shape[-1], units), inputs.dtype
+        mean, noise = tf.cast(normal.loc, dtype), tf.cast(noise, dtype)
+        return mean, noise, *(flipout.signs(self.generator, rows, n, dtype) for n in columns)
 
 
 class DenseReparameterization(_OwnNoise, tfp.layers.DenseReparameterization):
@@ -142,7 +163,7 @@ def seed_noise(model, seed, rank=0, restart=True):
     """
     for index, layer in enumerate(layer for layer in model.submodules if hasattr(layer, "generator")):
         # Philox keys must not collide between (seed, rank, layer): mix them with TF's own stateless hash.
-        mixed = tf.random.experimental.stateless_fold_in(tf.constant([seed, rank], tf.int64), index)
-        key = tf.random.stateless_uniform([], mixed, None, None, tf.int64)
+        mixed = tf.random.experimental.stateless_fold_in(tf.constant([seed, rank], tf.int64), index, alg="philox")
+        key = tf.random.stateless_uniform([], mixed, None, None, tf.int64, alg="philox")
         counter = tf.zeros([2], tf.int64) if restart else layer.generator.state[:2]
         layer.generator.reset_from_key_counter(key, counter)

@@ -1,5 +1,7 @@
 """The catalogue: one function a model, found by its name. Every model maps images to logits."""
 
+import contextlib
+
 from helpers import layers as bayes
 
 import tf_keras as keras
@@ -13,7 +15,7 @@ def _fully_connected(kind, num_classes):
     return [
         keras.layers.Flatten(),
         kind["dense"](64, activation="relu", name="dense_1"),
-        keras.layers.Dense(num_classes, name="dense_2"),
+        keras.layers.Dense(num_classes, name="dense_2", dtype="float32"),
     ]
 
 
@@ -22,7 +24,7 @@ def _convolutional(kind, num_classes):
         kind["conv"](64, kernel_size=5, padding="same", activation="relu", name="conv_1"),
         keras.layers.MaxPooling2D(2),
         keras.layers.Flatten(),
-        keras.layers.Dense(num_classes, name="dense_1"),
+        keras.layers.Dense(num_classes, name="dense_1", dtype="float32"),
     ]
 
 
@@ -34,7 +36,7 @@ def _vgg(kind, num_classes):
             stack.append(kind["conv"](filters, kernel_size=3, padding="same", activation="relu", name=name))
         stack.append(keras.layers.MaxPooling2D(2))
     stack += [keras.layers.Flatten(), kind["dense"](128, activation="relu", name="dense_1")]
-    return [*stack, kind["dense"](num_classes, name="dense_2")]
+    return [*stack, kind["dense"](num_classes, name="dense_2", dtype="float32")]
 
 
 _CATALOGUE = {
@@ -48,6 +50,7 @@ _CATALOGUE = {
     "CIFAR10_CNN_model": (_vgg, _PLAIN),
 }
 NAMES = tuple(_CATALOGUE)
+PRECISIONS = ("none", "float16", "bfloat16")
 _TWINS = {
     "BNN_FC_flip": "CNN_FC",
     "BNN_FC_nonflip": "CNN_FC",
@@ -71,7 +74,18 @@ def canonical(name):
     raise ValueError(f"there is no model {name!r}; choose one of: {', '.join(NAMES)}")
 
 
-def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None):
+@contextlib.contextmanager
+def _policy(precision):
+    """In this context Keras makes layers that compute in `precision` and keep float32 variables."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(before if precision == "none" else f"mixed_{precision}")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None, mixed_precision="none"):
     """Build a model of the catalogue.
 
     Args:
@@ -79,6 +93,8 @@ def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None):
       input_shape: (height, width, channels) of one image.
       num_classes: number of classes.
       seed: int, of the initial weights; it seeds the global generators of TensorFlow, NumPy and Python.
+      mixed_precision: one of `PRECISIONS`: "float16" or "bfloat16", in which all layers but the last one compute;
+        parameters, the KL and the logits stay float32.
 
     Returns:
       A `keras.Sequential` from float images [B, H, W, C], scaled to [0, 1], to logits [B, num_classes].
@@ -91,7 +107,9 @@ def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None):
     if seed is not None:
         keras.utils.set_random_seed(seed)
     inputs = keras.layers.InputLayer(input_shape=tuple(input_shape))
-    return keras.Sequential([inputs, *make(kind, num_classes)], name=name)
+    with _policy(mixed_precision):
+        layers = make(kind, num_classes)
+    return keras.Sequential([inputs, *layers], name=name)
 
 
 def twin(name):

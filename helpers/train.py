@@ -112,19 +112,21 @@ def decayed_learning_rate(flags, world_size, num_examples, epochs, max_steps):
 
 def build(flags, name, dataset):
     """The model, started from its twin's run where --init_from names one."""
-    model = models.build(name, dataset.input_shape, dataset.num_classes, seed=flags.seed)
+    shape = dataset.input_shape, dataset.num_classes
+    model = models.build(name, *shape, seed=flags.seed, mixed_precision=flags.mixed_precision)
     if flags.init_from:
         if not models.is_bayesian(model):
             raise ValueError(f"--init_from starts a BNN from its twin, and {name} is not Bayesian")
-        twin = models.build(models.twin(name), dataset.input_shape, dataset.num_classes)
+        twin = models.build(models.twin(name), *shape)
         restore_model(twin, flags.init_from)
         start_from_twin(model, twin, flags.prior_scale, flags.delta)
     return model
 
 
-def twin_settings(flags):
-    """What of --init_from a resumed run must have in common with the one that it resumes."""
+def own_settings(flags):
+    """What of priors and precision a resumed run must have in common with the one that it resumes."""
     names = ("init_from", "prior_scale", "delta") if flags.init_from else ()
+    names += ("mixed_precision",) if flags.mixed_precision != "none" else ()  # older runs have no such setting
     return {name: flags[name].value for name in names}
 
 
@@ -178,7 +180,7 @@ def train(flags, stack, on_checkpoint=None):
     spent["model"] = time.time() - began - sum(spent.values())
     history = fit(
         model, *training, epochs=epochs, max_steps=max_steps, batch_size=flags.batch_size,
-        learning_rate=rate, augment=flags.augment, settings=twin_settings(flags), kl_final=flags.kl_regularizer,
+        learning_rate=rate, augment=flags.augment, settings=own_settings(flags), kl_final=flags.kl_regularizer,
         kl_warmup_epochs=flags.kl_annealing_epochs, seed=flags.seed, world=world,
         half_precision=flags.compression, folder=folder, resume=flags.resume,
         checkpoint_every=flags.checkpoint_every, callback=report,
