@@ -93,28 +93,31 @@ def cores():
 def options(ranks, engines=True):
     """The launcher's options for `ranks` ranks beside their number, as a list of words.
 
-    $BNN_LAUNCHER_OPTIONS stands at their end.
+    $BNN_CPU_BIND replaces the binding to cores, in the words of the launcher: list:1-8:9-16 for PALS, map_ldom:1,0 for
+    srun, 0-7:8-15 for aprun, none for Open MPI. $BNN_LAUNCHER_OPTIONS stands at the end.
 
     Args:
       ranks: how many in all; they are spread evenly over the job's nodes.
       engines: hand over too what engines alone need.
     """
     more = shlex.split(os.environ.get("BNN_LAUNCHER_OPTIONS", ""))
+    bind = os.environ.get("BNN_CPU_BIND")
     job = allocation.find()
     nodes = min(job.nodes, ranks) if job else 1
     per_node, threads = str(-(-ranks // nodes)), os.environ.get("OMP_NUM_THREADS", "1")
     if name() == "aprun":
-        return ["-b", "-cc", "depth", *(["-N", per_node, "-d", threads] if job else []), *more]
+        return ["-b", "-cc", bind or "depth", *(["-N", per_node, "-d", threads] if job else []), *more]
     if name() == "srun":
         spread = [f"--nodes={nodes}", f"--ntasks-per-node={per_node}", f"--cpus-per-task={threads}"] if job else []
-        return ["--cpu-bind=cores", "--kill-on-bad-exit=1", *spread, *more]
+        return [f"--cpu-bind={bind or 'cores'}", "--kill-on-bad-exit=1", *spread, *more]
     flavour = _flavour()
     if flavour == "Open MPI":
         return [*_open_mpi(ranks, int(per_node), int(threads), job, engines), *more]
     if flavour == "Hydra" and job:
-        return ["-ppn", per_node, "-bind-to", f"core:{threads}", *more]
+        return ["-ppn", per_node, "-bind-to", bind or f"core:{threads}", *more]
     if flavour == "PALS":
-        return ["--ppn", per_node, "--depth", threads, "--cpu-bind", "depth", *more]
+        depth = [] if bind else ["--depth", threads]
+        return ["--ppn", per_node, *depth, "--cpu-bind", bind or "depth", *more]
     return more
 
 
@@ -129,8 +132,11 @@ def _flavour():
 
 def _open_mpi(ranks, per_node, threads, job, engines):
     """Open MPI's options: a core for each thread of each rank if there are as many, and else no binding."""
+    bind = os.environ.get("BNN_CPU_BIND")
     fits = per_node * threads <= cores() and (not job or ranks <= job.ranks)
     if not spans_hosts():
+        if bind:
+            return ["-bind-to", bind, *([] if fits else ["--oversubscribe"])]
         bound = ["-bind-to", "core"] if threads == 1 else ["-map-by", f"slot:pe={threads}", "-bind-to", "core"]
         return bound if fits else ["--oversubscribe"]
     # Open MPI alone among the launchers gives remote ranks none of this environment.
@@ -140,6 +146,7 @@ def _open_mpi(ranks, per_node, threads, job, engines):
     found = ["-hostfile", os.environ["PBS_NODEFILE"]] if "PBS_NODEFILE" in os.environ else []
     spread = f"ppr:{per_node}:node"
     bound = [f"{spread}:pe={threads}", "-bind-to", "core"] if fits else [spread, "--oversubscribe"]
+    bound = [spread, "-bind-to", bind, *([] if fits else ["--oversubscribe"])] if bind else bound
     return [*found, "-map-by", *bound, *(word for key in sorted(theirs) for word in ("-x", key))]
 
 

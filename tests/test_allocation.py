@@ -6,7 +6,7 @@ from cluster import allocation, launcher
 
 import pytest
 
-ITS_OWN = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "OMP_NUM_THREADS")
+ITS_OWN = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "BNN_CPU_BIND", "OMP_NUM_THREADS")
 
 
 @pytest.fixture
@@ -105,6 +105,26 @@ def test_aprun_and_srun_are_told_to_spread_ranks_evenly(job):
     assert launcher.options(2)[2:4] == ["--nodes=2", "--ntasks-per-node=1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "bind", "expected"),
+    [
+        ("mpiexec", "PALS 1.7", "list:1-8:9-16", "--ppn 2 --cpu-bind list:1-8:9-16"),
+        ("mpiexec", "HYDRA build details:", "user:0,8", "-ppn 2 -bind-to user:0,8"),
+        ("mpiexec", "mpirun (Open MPI) 4.1.8", "none", "-hostfile NODES -map-by ppr:2:node -bind-to none -x BNN_CPU"),
+        ("srun", "", "map_ldom:1,0", "--cpu-bind=map_ldom:1,0 --kill-on-bad-exit=1 --nodes=2 --ntasks-per-node=2"),
+        ("aprun", "", "0-7:8-15", "-b -cc 0-7:8-15 -N 2 -d 8"),
+    ],
+)
+def test_a_binding_of_the_user_s_own_replaces_the_launcher_s(job, monkeypatch, tmp_path, name, version, bind, expected):
+    (tmp_path / "mpiexec").write_text(f"#!/bin/sh\necho '{version}'\n")
+    (tmp_path / "mpiexec").chmod(0o755)
+    monkeypatch.setattr(launcher, "search_path", lambda: str(tmp_path))
+    monkeypatch.setattr(launcher, "cores", lambda: 16)
+    job(PBS_NODEFILE=nodes_here, nodes=["127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.3"])
+    job(BNN_LAUNCHER=name, BNN_CPU_BIND=bind, OMP_NUM_THREADS=8)
+    assert " ".join(launcher.options(4)).replace(str(tmp_path / "nodes"), "NODES").startswith(expected)
+
+
 def test_open_mpi_binds_each_thread_to_a_core_where_there_are_enough(job, monkeypatch):
     monkeypatch.setattr(launcher, "cores", lambda: 4)
     monkeypatch.setattr(launcher, "_flavour", lambda: "Open MPI")
@@ -112,3 +132,6 @@ def test_open_mpi_binds_each_thread_to_a_core_where_there_are_enough(job, monkey
     job(OMP_NUM_THREADS=2)
     assert launcher.options(2) == ["-map-by", "slot:pe=2", "-bind-to", "core"]
     assert launcher.options(3) == ["--oversubscribe"]
+    job(BNN_CPU_BIND="none")
+    assert launcher.options(2) == ["-bind-to", "none"]
+    assert launcher.options(3) == ["-bind-to", "none", "--oversubscribe"]
