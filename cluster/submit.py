@@ -21,8 +21,9 @@ from cluster import ROOT, jobs, keeper, scripts
 from cluster.jobs import JobError
 
 _LOOK = (0.5, 15.0)  # seconds between looks at a job: the first, and the longest
-_ATTRIBUTES = """any other directive of the scheduler: qos=debug (Slurm), attrs=mcdram=cache:numa=quad (Cobalt),
-l=filesystems=home:eagle (PBS); and select=system=crux for PBS, which is added to each chunk"""
+_ATTRIBUTES = """any other option of the scheduler, by its long name for Slurm and Cobalt and by its letter for PBS:
+qos=debug or requeue (Slurm), attrs=mcdram=cache:numa=quad (Cobalt), r=y or l=naccelerators=0 (PBS); select=mem=64gb
+(PBS) is added to each chunk"""
 
 
 def main(arguments=None):
@@ -60,7 +61,10 @@ def _parse(arguments):
         add("--time", type=_seconds, default="0:30:00", help="limit as H:MM:SS, H:MM or minutes (0:30:00)")
         add("--queue", help="queue, or Slurm's partition")
         add("--account", help="account or project that is charged")
-        add("--attribute", action="append", default=[], metavar="NAME=VALUE", help=_ATTRIBUTES)
+        add("--exclusive", action="store_true", help="whole nodes, shared with no other job (Slurm, PBS)")
+        add("--filesystems", metavar="NAMES", help="file systems of the job, as home:eagle (PBS at the ALCF)")
+        add("--system", metavar="NAME", help="whole nodes of this machine, as polaris (PBS at the ALCF)")
+        add("--attribute", action="append", default=[], metavar="NAME[=VALUE]", help=_ATTRIBUTES)
         add("--dry-run", action="store_true", help="print what would be submitted")
         add("--wait", type=float, metavar="SECONDS", help="wait for the job's end, not longer than this")
         add("rest", nargs="*", metavar="-- ARGUMENT", help="arguments of the command")

@@ -67,24 +67,40 @@ def test_the_script_for_cobalt(capsys):
     assert text.rstrip().endswith('exit "$status"')
 
 
-@pytest.mark.parametrize("kind", ["pbs", "pbs_classic"])
-def test_the_script_for_pbs(capsys, kind):
-    wanted = ["--attribute", "l=filesystems=home:eagle", "--attribute", "l=naccelerators=0"]
-    wanted += ["--attribute", "select=system=crux"] if kind == "pbs" else []
-    options = stand_ins.directives("pbs", dry(capsys, "notebooks", "--scheduler", kind, *ASKED, *wanted))
+@pytest.mark.parametrize(
+    ("kind", "more", "chunks"),
+    [
+        ("pbs", ["--attribute", "select=mem=3gb"], "select=2:ncpus=8:mpiprocs=4:mem=3gb"),
+        ("pbs", ["--system", "crux"], "select=2:system=crux"),
+        ("pbs", ["--attribute", "select=system=crux"], "select=2:system=crux"),
+        ("pbs_classic", [], "nodes=2:ppn=8"),
+    ],
+)
+def test_the_script_for_pbs(capsys, kind, more, chunks):
+    wanted = ["--filesystems", "home:eagle", "--attribute", "l=naccelerators=0", "--attribute", "r=y", *more]
+    text = dry(capsys, "notebooks", "--scheduler", kind, *ASKED, *wanted)
+    options = stand_ins.directives("pbs", text)
     resources = [value for name, value in options if name == "-l"]
-    chunks = {"pbs": "select=2:ncpus=8:mpiprocs=4:system=crux", "pbs_classic": "nodes=2:ppn=8"}
-    assert chunks[kind] in resources and "walltime=1:2:3" in resources
+    assert chunks in resources and "walltime=1:2:3" in resources
     assert "filesystems=home:eagle,naccelerators=0" in resources
-    assert {("-q", "q"), ("-A", "acc"), ("-N", "bnn-notebooks")} <= set(options)
+    assert {("-q", "q"), ("-A", "acc"), ("-N", "bnn-notebooks"), ("-r", "y")} <= set(options)
     assert not any("system=crux" in value for name, value in options if name != "-l")
+    if kind == "pbs":
+        assert "place=scatter" in resources
+        assert "place=scatter:exclhost" in dry(capsys, "notebooks", "--scheduler", kind, "--exclusive", *more)
+    # Where PBS gives whole nodes, its node file no longer counts the ranks.
+    words = shlex.split(text, comments=True)
+    assert {"BNN_RANKS_PER_NODE=4", "OMP_NUM_THREADS=2"} <= set(words)
 
 
 def test_the_script_for_slurm(capsys):
     text = dry(capsys, "train", "--scheduler", "slurm", *ASKED, "--attribute", "qos=debug", "--", "--model=a b")
     for line in ("nodes=2", "ntasks-per-node=4", "cpus-per-task=2", "time=1:2:3", 'partition="q"', 'account="acc"'):
         assert f"#SBATCH --{line}\n" in text
-    assert '#SBATCH --qos="debug"\n' in text
+    assert '#SBATCH --qos="debug"\n' in text and "exclusive" not in text
+    more = ["--exclusive", "--attribute", "requeue", "--attribute", "constraint=gpu&hbm80g"]
+    flags = dry(capsys, "train", "--scheduler", "slurm", *more).splitlines()
+    assert {"#SBATCH --exclusive", "#SBATCH --requeue", '#SBATCH --constraint="gpu&hbm80g"'} <= set(flags)
     words = shlex.split(text, comments=True)
     start = words.index("cluster.launcher")
     python = words[start - 2]
@@ -113,6 +129,14 @@ def test_a_dry_run_submits_nothing_and_shows_this_machine_s_command(capsys, fold
         (["train", "--scheduler", "slurm", "--attribute", "qos=a b"], "expected NAME=VALUE without spaces"),
         (["train", "--scheduler", "local", "--nodes", "2"], "this machine is one node"),
         (["train", "--scheduler", "local", "--queue", "debug"], "this machine is one node without queues"),
+        (["train", "--scheduler", "slurm", "--attribute", "partitoin=x"], "slurm has no option partitoin"),
+        (["train", "--scheduler", "slurm", "--attribute", "nodes=3"], "slurm has no option nodes that can be set here"),
+        (["train", "--scheduler", "pbs", "--attribute", "filesystems=home:eagle"], "written l=filesystems=home:eagle"),
+        (["train", "--scheduler", "cobalt", "--attribute", "qos=debug"], "cobalt has no option qos"),
+        (["train", "--scheduler", "cobalt", "--exclusive"], "it always gives whole nodes"),
+        (["train", "--scheduler", "slurm", "--filesystems", "home"], "slurm has no --filesystems"),
+        (["train", "--scheduler", "pbs_classic", "--system", "crux"], "pbs_classic has no --system"),
+        (["train", "--scheduler", "local", "--exclusive"], "this machine is one node"),
         (["notebooks", "--profile", "quick"], "unrecognized arguments: --profile"),
         (["status", "17"], "No job 17 was submitted from here. Those in "),
         (["cancel", "17"], "No job 17 was submitted from here"),
