@@ -100,6 +100,18 @@ def scaled_learning_rate(flags, world_size):
     return flags.learning_rate * factor[flags.scale_learning_rate]
 
 
+def rate_warning(flags, world_size):
+    """What to print if the ranks have raised the learning rate above 0.01, where Adam rarely converges; else ""."""
+    rate = scaled_learning_rate(flags, world_size)
+    if rate <= max(0.01, flags.learning_rate):
+        return ""
+    return (
+        f"helpers.train: --scale_learning_rate={flags.scale_learning_rate} raises the learning rate to {rate:.3g} on "
+        f"{world_size} ranks, and above 0.01 Adam rarely converges. Give "
+        f"{'--scale_learning_rate=sqrt or ' * (flags.scale_learning_rate == 'linear')}a lower --learning_rate."
+    )
+
+
 def decayed_learning_rate(flags, world_size, num_examples, epochs, max_steps):
     """The learning rate for `fit`: scaled by the ranks, and a schedule over the whole run where one is asked for."""
     rate = scaled_learning_rate(flags, world_size)
@@ -166,6 +178,8 @@ def train(flags, stack, on_checkpoint=None):
         spent["data"] = time.time() - began - sum(spent.values())
         model = build(flags, name, dataset)
         if rank == 0:
+            if warning := rate_warning(flags, size):
+                print(warning, file=sys.stderr, flush=True)
             stack.enter_context(lock.held(folder))
             if flags.overwrite:
                 empty(folder)

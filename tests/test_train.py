@@ -226,3 +226,30 @@ class TestOnRanks:
         assert done.returncode != 0 and time.monotonic() - began < 120
         told = [line for line in done.stderr.splitlines() if line.startswith("helpers.train:")]
         assert len(told) == 1 and message.replace(",?", "") in told[0].replace(",", "")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "arguments", "expected"),
+    [
+        (1, ["--learning_rate=0.5"], ""),
+        (10, [], ""),
+        (128, ["--scale_learning_rate=sqrt"], "=sqrt raises the learning rate to 0.0113 on 128 ranks"),
+        (100, ["--scale_learning_rate=sqrt"], ""),
+        (128, ["--scale_learning_rate=none"], ""),
+        (128, [], "=linear raises the learning rate to 0.128 on 128 ranks"),
+        (2, ["--learning_rate=0.02"], "=linear raises the learning rate to 0.04 on 2 ranks"),
+    ],
+)
+def test_a_learning_rate_that_many_ranks_raise_too_high_is_warned_of(ranks, arguments, expected):
+    flags.FLAGS(["helpers.train", "--learning_rate=0.001", *arguments])
+    said = train.rate_warning(flags.FLAGS, ranks)
+    assert expected in said and bool(said) == bool(expected) and "\n" not in said
+    assert ("--scale_learning_rate=sqrt or a lower" in said) == ("=linear" in said)
+
+
+@pytest.mark.mpi
+def test_rank_0_alone_warns_of_a_learning_rate(tmp_path):
+    short = ["--dataset=mnist", "--model=CNN_FC", "--iterations=2", "--num_monte_carlo=1", "--learning_rate=0.006"]
+    done = mpiexec(2, sys.executable, "-m", "helpers.train", *short, f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("raises the learning rate to 0.012 on 2 ranks") == 1
