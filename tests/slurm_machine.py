@@ -63,8 +63,12 @@ def _path():
 
 
 @contextlib.contextmanager
-def slurm(nodes=1):
+def slurm(nodes=1, pretended=""):
     """A running Slurm of `nodes` nodes of this machine's cores; yields the environment that its commands need.
+
+    Args:
+      nodes: how many.
+      pretended: what the nodes say they have instead, in the words of slurm.conf; jobs can then be checked, not run.
 
     Raises:
       RuntimeError: it did not come up in time; with the end of its logs.
@@ -73,7 +77,7 @@ def slurm(nodes=1):
     daemons = []
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        _write(folder, nodes)
+        _write(folder, nodes, pretended)
         _munge(folder, daemons)
 
         daemons.append(_start(folder, environment, "slurmctld", "-D"))
@@ -91,17 +95,22 @@ def _start(folder, environment, name, *words):
         return subprocess.Popen([program, *words], env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
-def _write(folder, nodes):
+def _write(folder, nodes, pretended):
     """The configuration, in `folder`."""
     for name in ["state", *(f"spool-node{number}" for number in range(nodes))]:
         (folder / name).mkdir(mode=0o755)
     ports = free_ports(1 + nodes)
     text = _CONFIG.format(folder=folder, ports=ports, host=socket.gethostname().split(".")[0])
+    if pretended:
+        text += "SlurmdParameters=config_overrides\nGresTypes=gpu\n"
+        for number in range(4):
+            (folder / f"gpu{number}").touch()
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-3]\n")
     memory = psutil.virtual_memory().total // 2**20 // 2
     for number in range(nodes):
         text += (
             f"NodeName=node{number} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={ports[1 + number]} "
-            f"CPUs={os.cpu_count()} RealMemory={memory}\n"
+            f"{pretended or f'CPUs={os.cpu_count()}'} RealMemory={memory}\n"
         )
     (folder / "slurm.conf").write_text(text)
 

@@ -29,7 +29,7 @@ KNOWN = {
     ),
     "srun": (
         "-n --ntasks -N --nodes --ntasks-per-node -c --cpus-per-task --cpu-bind --kill-on-bad-exit --mpi -t --time "
-        "--distribution --export",
+        "--distribution --export --gpu-bind",
         "--label --overlap --exclusive",
     ),
     "cobalt": (
@@ -49,11 +49,11 @@ def put(folder, scheduler, launcher, mpiexec):
 
     Args:
       scheduler: cobalt, pbs, or None.
-      launcher: aprun, mpiexec or srun.
+      launcher: aprun, mpiexec, srun, or None.
       mpiexec: path of this machine's own.
     """
     folder.mkdir()
-    programs = [launcher, *(["qsub", "qstat", "qdel"] if scheduler else [])]
+    programs = [*([launcher] if launcher else []), *(["qsub", "qstat", "qdel"] if scheduler else [])]
     for program in programs + ["module"]:
         role = program if program == launcher else f"{scheduler}-{program}"
         script = folder / program
@@ -105,7 +105,8 @@ def launch(program, words):
         return 0
     options, command = parsed(program, words)
     given = dict(options)
-    ranks = next(given[name] for name in ("-n", "--pes", "--np", "-np", "--ntasks") if name in given)
+    names = [name for name in ("-n", "--pes", "--np", "-np", "--ntasks") if name in given]
+    ranks = given[names[0]] if names else os.environ["SLURM_NTASKS"]  # srun alone has a default
     environment = {**os.environ, "OMPI_MCA_btl": "^tcp"}
     for name, value in options:
         if name in ("-e", "--environment-override", "--env", "-env"):
@@ -190,11 +191,14 @@ def pbs(options, folder, number):
     chunk = re.fullmatch(r"(\d+)((?::\w+=\w+)*)", resources.get("select", ""))
     if not chunk or not re.fullmatch(r"\d+:\d+:\d+", resources.get("walltime", "")):
         sys.exit(f"qsub: resources {resources}")
-    copies = dict(pair.split("=") for pair in chunk[2].split(":") if pair).get("mpiprocs", 1)
+    copies = int(dict(pair.split("=") for pair in chunk[2].split(":") if pair).get("mpiprocs", 1))
+    # Without place=scatter, PBS may put all chunks on one node.
+    nodes, copies = (int(chunk[1]), copies) if "scatter" in resources.get("place", "") else (1, copies * int(chunk[1]))
     return {
         "PBS_JOBID": number,
+        "PBS_ACCOUNT": dict(options).get("-A", ""),
         "PBS_O_WORKDIR": os.getcwd(),
-        "PBS_NODEFILE": node_file(folder, number, int(chunk[1]), int(copies)),
+        "PBS_NODEFILE": node_file(folder, number, nodes, copies),
     }
 
 

@@ -14,7 +14,7 @@ from cluster import ROOT, engines
 import pytest
 
 from tests import slurm_machine
-from tests.test_job_scripts import RANK, shortened
+from tests.test_job_scripts import NAMED, RANK, STOPPED, shortened
 from tests.test_run_notebooks import notebook, text_of
 
 LACKING = slurm_machine.missing() or " ".join(engines.missing())
@@ -103,17 +103,33 @@ def test_the_training_command_trains_on_both_nodes(machine, tmp_path):
     assert json.loads((tmp_path / "CNN_FC" / "summary.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.skipif(not os.path.exists(f"{sys.prefix}/bin/activate"), reason="this Python is in no virtual environment")
+def by_hand(machine, folder, program, *options):
+    """Submit the training script with `program` in the command's place; returns how sbatch ended, and the output."""
+    if not os.path.exists(f"{sys.prefix}/bin/activate"):
+        pytest.skip("this Python is in no virtual environment")
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / "cluster").symlink_to(ROOT / "cluster")
+    (folder / "rank.py").write_text(program)
+    # The job that lasts too long is on these nodes too.
+    edits = [NAMED, ("#SBATCH --exclusive\n", ""), ("-m helpers.train", "rank.py")]
+    path = shortened(folder, "slurm", "train.sh", *edits)
+    layout = ["--partition=debug", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
+    words = ["sbatch", "--wait", *layout, "--output=said.txt", *options, path, "--seed=3"]
+    done = subprocess.run(words, cwd=folder, env=machine, capture_output=True, text=True, timeout=150)
+    return done, (folder / "said.txt").read_text()
+
+
 def test_the_script_for_submission_by_hand_starts_its_ranks_on_both_nodes(machine, tmp_path):
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    (tmp_path / "cluster").symlink_to(ROOT / "cluster")
-    (tmp_path / "rank.py").write_text(RANK)
-    path = shortened(tmp_path, "slurm", "train.sh", ("-m helpers.train", "rank.py"))
-    words = ["sbatch", "--wait", "--nodes=2", "--ntasks-per-node=1", "--time=5", "--output=said.txt", path, "--seed=3"]
-    done = subprocess.run(words, cwd=tmp_path, env=machine, capture_output=True, text=True, timeout=150)
-    said = (tmp_path / "said.txt").read_text()
+    done, said = by_hand(machine, tmp_path, RANK, "--time=5")
     assert done.returncode == 0, done.stderr + said
-    assert said.count("2 1 ['--flagfile=cluster/flags/mnist_bnn.cfg', '--num_intra=1', '--resume', '--seed=3']\n") == 2
+    flags = ["--flagfile=cluster/flags/mnist_bnn.cfg", "--scale_learning_rate=sqrt", "--num_intra=1", "--resume"]
+    assert said.count(f"2 1 {[*flags, '--seed=3']}\n") == 2
+
+
+def test_before_the_limit_slurm_tells_every_rank_of_that_script(machine, tmp_path):
+    done, said = by_hand(machine, tmp_path, STOPPED, "--time=2", "--signal=B:USR1@110")
+    assert said.count("told True") == 2, said
+    assert done.returncode == os.EX_TEMPFAIL
 
 
 @pytest.mark.skipif(not os.path.exists(f"{sys.prefix}/bin/activate"), reason="this Python is in no virtual environment")
