@@ -44,7 +44,7 @@ lab: setup  ## open JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks
 
 # A hub starts kernels with its own environment: the settings that this shell has for the course go into the kernel.
-KEPT = $(foreach name,$(sort $(filter BNN_% %_proxy %_PROXY LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED,$(.VARIABLES))),\
+KEPT = $(foreach name,$(sort $(filter BNN_% NCCL_% %_proxy %_PROXY LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED OMP_NUM_THREADS,$(.VARIABLES))),\
 	$(if $(filter environment command,$(origin $(name))),--env $(name) '$($(name))'))
 
 kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab
