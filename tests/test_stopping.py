@@ -55,7 +55,9 @@ def test_two_ranks_save_one_step_and_the_resumed_run_ends_like_an_undisturbed_on
     steps, epochs = read_csv(run / "steps.csv"), read_csv(run / "history.csv")
     assert np.cumsum([row["steps"] for row in steps]).tolist() == [row["step"] for row in steps]
     assert first in [row["step"] for row in steps] and steps[-1]["step"] == STEPS
-    assert [row["loss"] for row in epochs] == [row["loss"] for row in read_csv(whole / "history.csv")]
+    # The sums of an epoch are averaged over the ranks at each checkpoint in it, which rounds them once more.
+    losses = [[row["loss"] for row in rows] for rows in (epochs, read_csv(whole / "history.csv"))]
+    assert len(epochs) > 10 and np.allclose(*losses, rtol=1e-6, atol=0)
 
 
 @pytest.mark.mpi
