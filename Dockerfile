@@ -6,7 +6,8 @@
 # HOROVOD, MPI and GPU choose as in `make setup`: docker build --build-arg HOROVOD=0 -t bnn-course .
 # cluster/setup/apptainer.def says the same for Apptainer.
 FROM debian:trixie-slim AS machine
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ git make python3-dev python3-venv \
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates g++ git make patch python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* && useradd --create-home course && install -d -o course /opt/bnn-course
 WORKDIR /opt/bnn-course
 USER course

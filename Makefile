@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lab kernel lock clean distclean
+.PHONY: help setup run test bench lab kernel lock audit clean distclean
 
 # The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
 ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
@@ -53,6 +53,9 @@ kernel: setup  ## register the kernel "BNN course" for your JupyterHub or Jupyte
 
 lock: setup  ## write requirements.lock from pyproject.toml, keeping the versions that still fit
 	$(IN_VENV) bash cluster/setup/lock.sh
+
+audit: setup  ## ask pip-audit whether a locked version has a known vulnerability; SECURITY.md has those known so far
+	$(IN_VENV) bash cluster/setup/audit.sh
 
 clean:  ## remove what runs and tests left behind
 	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -48,7 +48,7 @@ def locked(python, *extras, machine="x86_64"):
     return versions
 
 
-# ---- pyproject.toml, requirements.lock, environment.yml
+# ---- pyproject.toml, requirements.lock
 
 
 @pytest.mark.parametrize("python", PYTHONS)
