@@ -18,11 +18,11 @@ name_wheels() {
         cat cluster/setup/horovod.sh cluster/setup/horovod.patch; } | cksum | cut -d' ' -f1)
 }
 
-# How many compilers run at a time: one a core, up to eight, and as many as the memory holds at 2 GB each.
+# How many compilers run at a time: one a core, up to eight, and as many as the memory holds at 1 GB each.
 compilers() {
     local cores memory
     cores=$(getconf _NPROCESSORS_ONLN)
-    memory=$(awk '/^MemAvailable/ { print int($2 / 2000000) }' /proc/meminfo)
+    memory=$(awk '/^MemAvailable/ { print int($2 / 1000000) }' /proc/meminfo)
     echo $((cores < memory ? (cores < 8 ? cores : 8) : (memory < 1 ? 1 : (memory < 8 ? memory : 8))))
 }
 
