@@ -112,9 +112,10 @@ def _run(parameters, output, ranks, timeout, note, swept, compiling):
                     result.results = sweep.results(notebook, models) if result.ok else {}
                     result.title = sweep.heading(pages.title(notebook, each.source.stem), result)
                     _keep(result, target, linked)
-                pages.write(output / "index.html", pages.index([results[i] for i in sorted(results)], output, note))
+                so_far = [results[place] for place in sorted(results)]
+                pages.write(output / "index.html", pages.index(so_far, output, note))
                 if swept:
-                    pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(results)))
+                    pages.write(output / "sweep.csv", sweep.as_csv(sweep.rows(so_far)))
             except OSError as error:
                 result.message = result.message or _unwritten(error)
             bar.n = sum(cells[done.source] for done in results.values())

@@ -183,7 +183,7 @@ def submitted(folder, number, scheduler="slurm"):
 @pytest.mark.skipif(not shutil.which("sbatch"), reason="no Slurm here (apt-get install slurm-client)")
 def test_a_slurm_that_is_down_is_told_by_every_command(tmp_path, folder):
     """Slurm's real commands, and no daemon to answer them: they try again for 9 and 18 seconds."""
-    slurm_machine._write(tmp_path, nodes=1)
+    slurm_machine._write(tmp_path, nodes=1, pretended="")
     environment = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf"), "BNN_JOBS_DIR": str(folder)}
     environment["PYTHONPATH"] = str(ROOT)
     submitted(folder, "17")
