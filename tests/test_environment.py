@@ -286,7 +286,7 @@ def test_no_make_or_patch(machine, tool):
 def test_no_cuda_compiler(machine):
     _, tools, set_up = machine
     message = set_up(PYTHON=sys.executable, GPU="1", CUDA_HOME="/nowhere")
-    assert "no bin/nvcc in /nowhere" in message and "nvidia-cuda-toolkit" in message
+    assert "no bin/nvcc and include/cuda_runtime.h in /nowhere" in message and "nvidia-cuda-toolkit" in message
     assert "GPU is '2'; it can be 0 (the default) or 1" in set_up(GPU="2")
 
 

@@ -1,5 +1,5 @@
 # What this machine lacks, and the command that installs it here. setup.sh reads this file.
-# shellcheck shell=bash disable=SC2034,SC2154  # variables are shared with setup.sh
+# shellcheck shell=bash disable=SC2015,SC2034,SC2154  # variables are shared with setup.sh
 
 missing="" needed=""    # the list for the reader, and the names of what has to be installed
 
@@ -63,17 +63,14 @@ find_site_mpi() {
             "Without MPI=site, Open MPI comes from the package index."
 }
 
-# Sets cuda, the folder of a CUDA toolkit with nvcc: the one that is named, or the one on PATH, or the usual one.
+# Sets cuda, the folder of a CUDA toolkit: the one that is named, or the one of the nvcc on PATH, or the usual one.
 find_cuda() {
-    local nvcc
     cuda=${HOROVOD_CUDA_HOME:-${CUDA_HOME:-}}
-    if [ -z "$cuda" ]; then
-        nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
-        nvcc=$(readlink -f "$nvcc" || true)
-        cuda=${nvcc%/bin/nvcc}
-    fi
-    [ -x "$cuda/bin/nvcc" ] ||
-        lacks cuda "NVIDIA's compiler nvcc, which compiles Horovod for GPU=1: no bin/nvcc in ${cuda:-/usr/local/cuda}" \
+    # nvcc itself says where its toolkit is, because the one on PATH may be a script or a link.
+    [ -n "$cuda" ] || cuda=$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -nE 's/^#\$ _HERE_=(.*)\/bin$/\1/p' || true)
+    cuda=${cuda:-/usr/local/cuda}
+    [ -x "$cuda/bin/nvcc" ] && [ -e "$cuda/include/cuda_runtime.h" ] ||
+        lacks cuda "A CUDA toolkit, which compiles Horovod for GPU=1: no bin/nvcc and include/cuda_runtime.h in $cuda" \
             "On a cluster: module load cudatoolkit, or the like; or name its folder, CUDA_HOME=/its/path."
 }
 
