@@ -1,19 +1,28 @@
-"""What several test files share: data that is the same everywhere, and real MPI ranks."""
+"""What holds for every test: data that is the same everywhere, and a mark with the name of its room."""
 
 import os
-import subprocess
+from pathlib import Path
 
-from helpers import ROOT
+import pytest
 
 os.environ["BNN_OFFLINE"] = "1"  # tests see the same stand-ins whether or not there is a network
 os.environ.pop("BNN_DATA_DIR", None)
 
 
-def mpiexec(size, *command, timeout=180, **environment):
-    """Run `command` on `size` real ranks and return the completed process; a hang is a failure."""
-    cores = len(os.sched_getaffinity(0))
-    binding = ["--bind-to", "core"] if size <= cores else ["--oversubscribe", "--bind-to", "none"]
-    return subprocess.run(
-        ["mpiexec", "-n", str(size), *binding, *command],
-        cwd=ROOT, env={**os.environ, **environment}, timeout=timeout, capture_output=True, text=True,
-    )  # fmt: skip
+def pytest_collection_modifyitems(items):
+    """The folder of a test is its room, so `pytest -m ranks` and `pytest tests/ranks` run the same tests."""
+    for item in items:
+        item.add_marker(item.path.relative_to(Path(__file__).parent).parts[0])
+
+
+@pytest.fixture
+def fresh_flags():
+    """The training command's flags are global: back to their defaults after the test."""
+    from helpers import flags
+
+    yield
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS.unparse_flags()
+    os.environ.pop("KMP_AFFINITY", None)
+    os.environ.pop("KMP_BLOCKTIME", None)

@@ -1,0 +1,104 @@
+"""Small data sets, files damaged at random, and how many of them are tried.
+
+`BNN_EXAMPLES=10 python -m pytest tests/unit/data/test_damaged.py tests/unit/train` tries ten times as many, and others
+each time.
+"""
+
+import hashlib
+import os
+
+from helpers import readers
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+MORE = int(os.environ.get("BNN_EXAMPLES", 1))
+TRAIN, TEST = 60, 20  # images in each of the small data sets
+
+
+def examples(count):
+    return settings(
+        max_examples=count * MORE,
+        derandomize=MORE == 1,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def small_data_sets():
+    """A context in which files of a few images are whole data sets, and no machine's own files are found."""
+    patch = pytest.MonkeyPatch()
+    for name in readers.COUNTS:
+        patch.setitem(readers.COUNTS, name, (TRAIN, TEST))
+    patch.setattr(readers, "DEBIAN_FASHION", readers.Path("/nonexistent"))
+    patch.setenv("BNN_OFFLINE", "1")
+    return patch
+
+
+def images(name):
+    """A small data set whose classes can be learned, as `data.load` gives it."""
+    random = np.random.RandomState(0)
+    arrays = []
+    for count in (TRAIN, TEST):
+        labels = np.arange(count) % 10
+        pixels = random.randint(0, 128, (count, *readers.SHAPES[name]))
+        arrays += [(pixels + 12 * labels[:, None, None, None]).astype(np.uint8), labels.astype(np.int32)]
+    return arrays
+
+
+WEB_PAGE = b"<html><title>Sign in</title></html>"
+
+
+@st.composite
+def wound(draw):
+    """How a file is damaged: a function of its bytes to others; None removes it, a folder in its place is "folder"."""
+    kind = draw(st.sampled_from(["cut", "flip", "flip", "flip", "zeros", "insert", "swap", "empty", "page", "none",
+                                 "folder"]))  # fmt: skip
+    places = draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4))
+    bit = draw(st.integers(0, 7))
+
+    def change(content):
+        if kind in ("none", "folder"):
+            return None if kind == "none" else "folder"
+        if kind in ("empty", "page") or not content:
+            return WEB_PAGE if kind == "page" else b""
+        raw, at = bytearray(content), int(places[0] * len(content))
+        if kind == "cut":
+            return bytes(raw[:at])
+        if kind == "insert":
+            return bytes(raw[:at] + bytes([bit]) + raw[at:])
+        if kind == "zeros":
+            raw[at : at + 64] = bytes(len(raw[at : at + 64]))
+        elif kind == "swap":
+            half = len(raw) // 2
+            raw = raw[half:] + raw[:half]
+        else:
+            for place in places:
+                raw[int(place * len(raw))] ^= 1 << bit
+        return bytes(raw)
+
+    change.__name__ = f"{kind}_at_{'_'.join(f'{place:.3f}' for place in places)}_bit_{bit}"
+    return change
+
+
+def hurt(path, change):
+    """Damage the file; whether it is another now."""
+    before = path.read_bytes()
+    after = change(before)
+    if after is None or after == "folder":
+        path.unlink()
+        if after:
+            path.mkdir()
+    else:
+        path.write_bytes(after)
+    return after != before
+
+
+def digest(folder):
+    """{path: content} of all files in the folder, in short."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha1(path.read_bytes()).hexdigest() for path in files}

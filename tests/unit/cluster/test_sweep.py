@@ -1,0 +1,113 @@
+"""Sweeps: a run for each combination of values, and the table of what the runs handed over."""
+
+import csv
+import json
+from pathlib import Path
+
+from cluster import execute, run_notebooks, sweep
+
+import nbformat
+import pytest
+
+from tests.support.notebooks import notebook, text_of
+
+pytestmark = pytest.mark.timeout(120)
+CELLS = {
+    "parameters": 'profile = "quick"\nepochs = 1\nrate = 0.1',
+    # What an earlier run of the sweep has left must not be there; then a training run's summary is.
+    "train": "import json, os, pathlib\nrun = pathlib.Path(os.environ['BNN_RUNS_DIR']) / 'CNN_FC'\n"
+    "run.mkdir(parents=True)\n(run / 'summary.json').write_text(json.dumps({'test': {'nll': rate + epochs}}))",
+    "fail": "assert rate < 0.5 or epochs < 3, 'this one diverged'",
+    "results": "from cluster import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
+}
+
+
+def test_every_combination_runs_alone_and_the_table_has_what_they_handed_over(tmp_path, capsys):
+    path = notebook(tmp_path, "01_x.ipynb", **CELLS)
+    (tmp_path / "values.yaml").write_text("sweep:\n  epochs: [1, 3]\n  rate: [7]\n")
+    out = tmp_path / "out"
+    arguments = [str(path), "-f", str(tmp_path / "values.yaml"), "--sweep", "rate=1e-3,0.5", "--output", str(out)]
+    assert run_notebooks.main(arguments) == 1
+    said, errors = capsys.readouterr()
+    assert "3 of 4 runs done" in said
+    assert "01_x.ipynb epochs=3 rate=0.5: cell fail: AssertionError: this one diverged" in errors
+    names = [f"01_x__epochs={epochs}__rate={rate}" for epochs in (1, 3) for rate in (0.001, 0.5)]
+    assert sorted(file.name for file in (out / "notebooks").iterdir()) == sorted(
+        f"{name}.{kind}" for name in names for kind in ("ipynb", "html")
+    )
+    with open(out / "sweep.csv") as file:
+        table = list(csv.DictReader(file))
+    columns = ["notebook", "epochs", "rate", "status", "minutes", "CNN_FC nll", "accuracy", "steps"]
+    assert list(table[0]) == columns
+    assert [(row["epochs"], row["rate"]) for row in table] == [
+        ("1", "0.001"),
+        ("1", "0.5"),
+        ("3", "0.001"),
+        ("3", "0.5"),
+    ]
+    assert [row["accuracy"] for row in table] == ["0.999", "0.5", "0.999", ""]
+    assert [row["CNN_FC nll"] for row in table] == ["1.001", "1.5", "3.001", ""]
+    assert [row["steps"] for row in table] == ["100", "100", "300", ""]
+    assert [row["status"] for row in table] == ["done"] * 3 + ["failed"]
+    printed = [line.split() for line in said.splitlines() if line.startswith("01_x ")]
+    assert [line[-2:] for line in printed[:3]] == [["0.999", "100"], ["0.5", "100"], ["0.999", "300"]]
+    index = (out / "index.html").read_text()
+    assert "01_x; epochs 3, rate 0.001: CNN_FC nll 3.001, accuracy 0.999, steps 300" in index
+    assert text_of(out / "notebooks" / f"{names[0]}.ipynb", "results") == ""
+    shown = nbformat.read(out / "notebooks" / f"{names[0]}.ipynb", 4).cells[-1].outputs
+    assert [output.data["text/plain"] for output in shown] == ["accuracy 0.999", "steps 100"]
+
+
+def test_a_notebook_runs_once_for_what_it_does_not_declare():
+    here, there = Path("a.ipynb"), Path("b.ipynb")
+    runs = sweep.expand({here: {"rate": 1}, there: {"seed": 0}}, {"rate": [1, 2], "model": ["x"]})
+    assert [(run.name, run.parameters) for run in runs] == [
+        ("a__rate=1", {"rate": 1}),
+        ("a__rate=2", {"rate": 2}),
+        ("b", {"seed": 0}),
+    ]
+    odd = sweep.expand({here: {"model": ""}}, {"model": ["../up here", "BNN_FC_flip"]})
+    assert [run.name for run in odd] == ["a__model=..-up-here", "a__model=BNN_FC_flip"]
+
+
+def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
+    path = notebook(tmp_path, "01_x.ipynb", prose="# A title", work="from cluster import sweep\nsweep.record(nll=0.25)")
+    (result,) = execute.run({path: {}}, output=tmp_path / "out")
+    assert result.results == {"nll": 0.25} and result.title == "A title: nll 0.25"
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sweep", "rate"], "--sweep rate: expected different values"),
+        (["--sweep", "rate="], "--sweep rate: expected different values"),
+        (["--sweep", "rate=1,1"], "--sweep rate: expected different values"),
+        (["--sweep", "rat=1,2"], "No notebook has a parameter rat."),
+        (["--sweep", "rate={,"], "-p or --sweep: "),
+        (["-f", "values.yaml"], "expected 'sweep: {epochs: [3, 5]}'"),
+        (["--sweep", "rate=1,2", "--in-place"], "--in-place keeps one run's outputs"),
+        (["--ranks", "0"], "--ranks 0: expected 1 or more"),
+    ],
+)
+def test_nothing_runs_if_the_sweep_makes_no_sense(tmp_path, monkeypatch, capsys, arguments, said):
+    path = notebook(tmp_path, "01_x.ipynb", **CELLS)
+    monkeypatch.chdir(tmp_path)
+    Path("values.yaml").write_text("sweep: 3\n")
+    assert run_notebooks.main([str(path), "--output", str(tmp_path / "out"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_finite_numbers_are_recorded():
+    with pytest.raises(ValueError, match="nll is nan"):
+        sweep.record(nll=float("nan"))
+    with pytest.raises(ValueError, match="model is 'x'"):
+        sweep.record(model="x")
+
+
+def test_results_of_training_runs_are_found_below_their_folder(tmp_path):
+    for name, scores in {"BNN_FC_flip": {"nll": 0.5, "ece": 0.1}, "CNN_FC": {"nll": 0.75}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({"test": scores}))
+    assert sweep.results(None, tmp_path) == {"BNN_FC_flip nll": 0.5, "BNN_FC_flip ece": 0.1, "CNN_FC nll": 0.75}
