@@ -25,6 +25,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.damage import python2_batch
+
 TRAIN, TEST = 20, 4  # images in the small files written here
 
 
@@ -149,17 +151,6 @@ def test_messages_name_the_folder_without_its_path(tmp_path, monkeypatch):
 
 
 # CIFAR-10's batches
-
-
-def python2_batch(images, labels):
-    """A batch as published: protocol 2, written by Python 2 and NumPy 1, with byte strings."""
-    rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), 3072)
-    return (
-        b"\x80\x02}(U\x04dataq\x01cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01K" + bytes([len(rows)]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
-        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", rows.nbytes)
-        + rows.tobytes() + b"tbU\x06labels](" + b"".join(b"K" + bytes([label]) for label in labels) + b"eu."
-    )  # fmt: skip
 
 
 def batches_of(content):
