@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lab kernel lock audit clean distclean
+.PHONY: help setup run check test bench lab kernel lock audit clean distclean
 
 # The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
 ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
@@ -9,6 +9,7 @@ BIN := $(ENVIRONMENT)/bin
 SETUP := bash cluster/setup/setup.sh
 # What runs finds mpiexec and the course's own Python first, and no packages of other installations; and it keeps
 # the compiled modules: without them, each process that imports TensorFlow needs three times as long for that.
+PARALLEL := python -m pytest -n 2 --dist worksteal
 IN_VENV := PATH="$(BIN):$$PATH"
 FOREIGN := PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 unexport $(FOREIGN)
@@ -33,9 +34,15 @@ setup:  ## make .venv, or bring it up to date; the other targets do it by themse
 run:  ## run every notebook in its quick profile on 2 MPI ranks; results and HTML pages land in build/
 	$(SETUP) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
 
-test: setup  ## check the style of code and notebooks, then run the tests
+check: setup  ## check the style of code and notebooks, then run the quick tests: two minutes on two cores
 	$(IN_VENV) ruff check .
-	$(IN_VENV) python -m pytest
+	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
+
+# Ranks and services need the whole machine, so their tests do not run beside others.
+test: setup  ## check the style, then run all tests: 20 minutes on two cores; durations land in build/*tests.xml
+	$(IN_VENV) ruff check .
+	$(IN_VENV) $(PARALLEL) --junit-xml=build/unit-tests.xml tests/unit
+	$(IN_VENV) python -m pytest --junit-xml=build/tests.xml --ignore=tests/unit
 
 bench: setup  ## measure training, inference and all-reduce against TFP and the twins
 	$(IN_VENV) python -m tests.bench

@@ -10,9 +10,15 @@ os.environ.pop("BNN_DATA_DIR", None)
 
 
 def pytest_collection_modifyitems(items):
-    """The folder of a test is its room, so `pytest -m ranks` and `pytest tests/ranks` run the same tests."""
+    """The folder of a test is its room, so `pytest -m ranks` and `pytest tests/ranks` run the same tests.
+
+    Slow unit tests come first. Where tests run in parallel, none of them is then left alone at the end.
+    """
     for item in items:
         item.add_marker(item.path.relative_to(Path(__file__).parent).parts[0])
+        if "CIFAR10_BNN" in item.name:  # the largest model
+            item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def cases(rank):
     }
 
 
-def on_second_device(folder):
+def on_second_device():
     """Train on the logical device of this rank's number, and on the first one: the largest difference of any weight."""
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 3)
@@ -67,19 +67,17 @@ def on_second_device(folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    """What the two ranks found: found[what] is a list, in the order of ranks."""
     pytest.importorskip("horovod.tensorflow", reason="needs Horovod: set up without HOROVOD=0")
-
-    def run(what):
-        folder = tmp_path_factory.mktemp(what)
-        done = mpiexec(2, sys.executable, "-m", "tests.ranks.test_devices", what, str(folder))
-        assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
-
-    return run
+    folder = tmp_path_factory.mktemp("found")
+    done = mpiexec(2, sys.executable, "-m", "tests.ranks.test_devices", "all", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return {what: [rank[what] for rank in ranks] for what in ranks[0]}
 
 
 def test_two_ranks_take_a_gpu_each_or_say_why_not(found):
-    both = found("gpus")
+    both = found["gpus"]
     taken = {name: [rank[name] for rank in both] for name in cases(0)}
     assert taken["a node's own"] == [[0, "GPU:0"], [1, "GPU:1"]]
     assert taken["one each, hidden by the launcher"] == taken["two ranks, one GPU, MPI"] == [[0, "GPU:0"], [1, "GPU:0"]]
@@ -92,7 +90,7 @@ def test_two_ranks_take_a_gpu_each_or_say_why_not(found):
 
 def test_nothing_is_bound_to_the_first_device(found):
     """Each of two ranks trains on a logical device of its own; its parameters lie there, and end as on the first."""
-    for rank, (apart, places) in enumerate(found("second")):
+    for rank, (apart, places) in enumerate(found["second"]):
         assert apart < 1e-6 and places == [f"CPU:{rank + 1}"]
 
 
@@ -114,10 +112,8 @@ if __name__ == "__main__":
         distributed.hvd.nccl_built = lambda: 1
         devices.prepare = lambda *_, **__: "07"
         sys.exit(train.main([f"--output={folder}"]))
-    if what == "gpus":
-        result = {name: gpus_of_each(*case) for name, case in cases(rank).items()}
-    else:
-        DIGITS = data.load("mnist", quiet=True)
-        result = on_second_device(folder)
+    DIGITS = data.load("mnist", quiet=True)
+    result = {"second": on_second_device()}  # first, as TensorFlow's devices are divided before their first use
+    result["gpus"] = {name: gpus_of_each(*case) for name, case in cases(rank).items()}
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(result, file)

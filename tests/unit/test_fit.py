@@ -165,6 +165,7 @@ fit(model, digits.x_train[:1000], digits.y_train[:1000], batch_size=50, seed=5, 
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(digits, tmp_path):
     """Checkpoints are written without pause, so that most kills fall into the writing of one."""
     reached = 0

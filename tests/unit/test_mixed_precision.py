@@ -102,6 +102,7 @@ def test_a_kl_estimated_from_the_draw_is_computed_in_float32_and_a_clone_keeps_i
     assert model.losses[0].dtype == tf.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BNN_FC_flip", "BNN_FC_nonflip"])
 def test_training_ends_where_it_does_in_float32(digits, name):
     """Over three seeds: a mixed model's loss and predictions are closer to float32's than those of another seed."""

@@ -154,6 +154,7 @@ def sets(draw):
     return arguments, faults, there, draw(st.booleans())
 
 
+@pytest.mark.slow
 @examples(200)
 @given(asked=sets())
 def test_a_set_of_flags_trains_or_is_refused_in_one_line(place, tmp_path_factory, asked):
