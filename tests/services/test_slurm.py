@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.timeout(170),
     pytest.mark.skipif(bool(LACKING), reason=LACKING),
 ]
+LAYOUT = ["--partition=debug", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]  # for scripts of sites
 SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(300)"
 PLACES = (
     "%%px\nimport os\nfrom mpi4py import MPI\n"
@@ -112,8 +113,7 @@ def by_hand(machine, folder, program, *options):
     # The job that lasts too long is on these nodes too.
     edits = [NAMED, ("#SBATCH --exclusive\n", ""), ("-m helpers.train", "rank.py")]
     path = shortened(folder, "slurm", "train.sh", *edits)
-    layout = ["--partition=debug", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
-    words = ["sbatch", "--wait", *layout, "--output=said.txt", *options, path, "--seed=3"]
+    words = ["sbatch", "--wait", *LAYOUT, "--output=said.txt", *options, path, "--seed=3"]
     done = subprocess.run(words, cwd=folder, env=machine, capture_output=True, text=True, timeout=150)
     return done, (folder / "said.txt").read_text()
 
@@ -136,8 +136,9 @@ def test_slurm_s_signal_ahead_of_the_limit_saves_a_checkpoint(machine, tmp_path)
     """With the script for submission by hand. Slurm looks every 30 seconds: 60 to 90 after the job's start."""
     for name, place in {".venv": sys.prefix, "cluster": ROOT / "cluster", "helpers": ROOT / "helpers"}.items():
         (tmp_path / name).symlink_to(place)
-    path = shortened(tmp_path, "slurm", "train.sh", ("B:USR1@120", "B:USR1@30"))
-    words = ["sbatch", "--wait", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--time=2", "--output=said.txt"]
+    edits = [NAMED, ("#SBATCH --exclusive\n", ""), ("B:USR1@120", "B:USR1@30")]
+    path = shortened(tmp_path, "slurm", "train.sh", *edits)
+    words = ["sbatch", "--wait", "--parsable", *LAYOUT, "--time=2", "--output=said.txt"]
     flags = [path, "--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={tmp_path}/out"]
     environment = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path / "none")}
     done = subprocess.run([*words, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=160)
