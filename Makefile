@@ -39,7 +39,7 @@ check: setup  ## check the style of code and notebooks, then run the quick tests
 	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
 
 # Ranks and services need the whole machine, so their tests do not run beside others.
-test: setup  ## check the style, then run all tests: 20 minutes on two cores; durations land in build/*tests.xml
+test: setup  ## check the style, then run all tests; durations land in build/*tests.xml
 	$(IN_VENV) ruff check .
 	$(IN_VENV) $(PARALLEL) --junit-xml=build/unit-tests.xml tests/unit
 	$(IN_VENV) python -m pytest --junit-xml=build/tests.xml --ignore=tests/unit
