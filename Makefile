@@ -35,11 +35,13 @@ run:  ## run every notebook in its quick profile on 2 MPI ranks; results and HTM
 	$(SETUP) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
 
 check: setup  ## check the style of code and notebooks, then run the quick tests: two minutes on two cores
+	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
 	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
 
 # Ranks and services need the whole machine, so their tests do not run beside others.
 test: setup  ## check the style, then run all tests; durations land in build/*tests.xml
+	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
 	$(IN_VENV) $(PARALLEL) --junit-xml=build/unit-tests.xml tests/unit
 	$(IN_VENV) python -m pytest --junit-xml=build/tests.xml --ignore=tests/unit
