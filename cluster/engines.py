@@ -37,13 +37,13 @@ def missing(horovod=True):
     lacking = []
     if launcher.program() is None:
         lacking.append(
-            f"{launcher.name()} is not on the PATH: an environment set up without HOROVOD=0 brings Open MPI; "
+            f"{launcher.name()} is not on the PATH: `make setup HOROVOD=1` brings Open MPI; "
             "on a supercomputer load the site's MPI module."
         )
     for module, title in [("mpi4py", "mpi4py"), ("horovod", "Horovod")][: 2 if horovod else 1]:
         if importlib.util.find_spec(module) is None:
             lacking.append(
-                f"{title} is not installed: set up without HOROVOD=0, which needs a C++ compiler "
+                f"{title} is not installed: `make setup HOROVOD=1` adds it, which needs a C++ compiler "
                 "(see 'Set-up' in the README)."
             )
     return lacking

@@ -131,8 +131,10 @@ def _leave(status):
 def _heed(numbers):
     """Pass on the wish to stop, or end this process if no step will do so in time."""
     numbers = [number for number in numbers if number in SIGNALS]
-    # horovodrun ends a rank that it takes out of an elastic job by SIGTERM, and the others are to go on.
-    wish = None if _job["elastic"] else _job.get("wish")
+    # horovodrun ends a rank that it takes out of an elastic job by SIGTERM, and the others are to go on. mpiexec sends
+    # SIGTERM when a rank is gone, and kills a second later: no step will end then.
+    lost = not _job["elastic"] and any(state == "gone" for _, state in _states())
+    wish = None if lost or _job["elastic"] else _job.get("wish")
     if numbers and not _wish:
         _wish.update(number=numbers[0], time=time.monotonic())
         if wish is not None:
@@ -147,7 +149,7 @@ def _heed(numbers):
         cause += f", but no step and no checkpoint came to an end within {LIMIT:.0f} seconds"
     elif wish is not None:
         return
-    if _job["rank"] == 0:
+    if lost or _job["rank"] == 0:
         _say(cause)
     else:
         alone = _first()

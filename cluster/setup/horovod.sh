@@ -29,9 +29,9 @@ compilers() {
 # The settings under which Horovod compiles. GCC 15 and later no longer include some headers of the standard library
 # that Horovod's copy of Gloo relies on, and check templates that are never used.
 build_settings() {
-    export PATH=$venv/bin:$PATH TMPDIR=$1 MPI_HOME=$venv MAKEFLAGS=-j${JOBS:-$(compilers)}
+    export PATH=$1/environment/bin:$PATH TMPDIR=$1 MPI_HOME=$1/environment MAKEFLAGS=-j${JOBS:-$(compilers)}
     if [ "$mpi" = site ]; then
-        export MPICC=$mpicc PATH=$venv/bin:${mpicc%/*}:$PATH MPI_HOME=${mpicc%/*/*}
+        export MPICC=$mpicc PATH=$1/environment/bin:${mpicc%/*}:$PATH MPI_HOME=${mpicc%/*/*}
         # Cray's compilers are themselves the MPI compilers. Elsewhere CMake finds the mpicxx beside mpicc.
         if [ "${mpicc##*/}" = cc ]; then export CC=$mpicc CXX=${mpicc%cc}CC; fi
     fi
@@ -42,7 +42,7 @@ build_settings() {
     export HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1
     if [ "$gpu" = 1 ]; then
         local packages nccl
-        packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        packages=$("$1/environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         nccl=$packages/nvidia/nccl
         # The linker looks for libnccl.so, and the wheel has only the name with the version.
         mkdir -p "$1/nccl" && ln -sf "$nccl/lib/libnccl.so.2" "$1/nccl/libnccl.so"
@@ -51,12 +51,13 @@ build_settings() {
     fi
 }
 
-# Compile into the folder $1.
+# Compile into the folder $1. CMake's flags cannot hold a blank, so the environment goes by a link there.
 compile() {
-    local python=$venv/bin/python work=$1 name
+    local python=$1/environment/bin/python work=$1 name
+    ln -s "$venv" "$work/environment"
     build_settings "$work"
     # pip's own cache does not know which MPI or TensorFlow a wheel was compiled for.
-    local build="$python -m pip wheel --no-deps --no-cache-dir --no-build-isolation --use-pep517 --wheel-dir $work/wheels"
+    local build=("$python" -m pip wheel --no-deps --no-cache-dir --no-build-isolation --use-pep517 --wheel-dir "$work/wheels")
     for name in $compiled; do
         locked keep $name | with_extras horovod >"$work/$name.txt"
         if [ "$name" = horovod ]; then
@@ -64,9 +65,9 @@ compile() {
                 --requirement "$work/$name.txt" --dest "$work" &&
                 tar -xzf "$work"/horovod-*.tar.gz -C "$work" &&
                 patch -d "$work"/horovod-*/ -p1 --forward <cluster/setup/horovod.patch &&
-                $build "$work"/horovod-*/ --verbose || return
+                "${build[@]}" "$work"/horovod-*/ --verbose || return
         else
-            $build --no-binary :all: --require-hashes --requirement "$work/$name.txt" || return
+            "${build[@]}" --no-binary :all: --require-hashes --requirement "$work/$name.txt" || return
         fi
     done
     # The linker wrote the path of this environment into Horovod. Paths as seen from Horovod serve any environment.
@@ -98,14 +99,16 @@ show_progress() {
 
 # Compile, and put the wheels into the cache.
 build_wheels() {
-    local work
-    mkdir -p "$cache" && work=$(mktemp -d "$cache/tmp.XXXXXX") || die "cannot write to $cache"
+    local work ready base=$cache
+    case $cache in *[[:space:]]*) base=${TMPDIR:-/tmp} ;; esac
+    mkdir -p "$cache" && ready=$(mktemp -d "$cache/tmp.XXXXXX") && work=$(mktemp -d "$base/tmp.XXXXXX") ||
+        die "cannot write to $cache or $base"
     find "$cache" -maxdepth 1 -name 'tmp.*' -mmin +240 -exec rm -rf {} +    # left by builds that were killed
     say "compiling $compiled for $mpi_name: once, 2 to 5 minutes on two cores. The log is ${log#"$PWD"/}"
     compile "$work" >"$log" 2>&1 &
     local compiler=$!
     # shellcheck disable=SC2064  # now: the variables are local, and gone at the exit
-    trap "kill $compiler 2>/dev/null || true; rm -rf '$work'" EXIT
+    trap "kill $compiler 2>/dev/null || true; rm -rf \"$work\" \"$ready\"" EXIT
     show_progress "$compiler"
     wait "$compiler" || {
         # The compiler's own complaints, if there are any, and else the end of the log.
@@ -113,8 +116,9 @@ build_wheels() {
         die "$compiled did not compile for $mpi_name. The whole log is ${log#"$PWD"/}. HOROVOD=0 goes without."
     }
     # A rename, so that the wheels are there whole or not at all. Another set-up may have been first.
-    mv -T "$work/wheels" "$cache/$key" 2>/dev/null || [ -d "$cache/$key" ] || die "could not write $cache/$key"
-    rm -rf "$work"
+    mv "$work"/wheels/*.whl "$ready" && mv -T "$ready" "$cache/$key" 2>/dev/null || [ -d "$cache/$key" ] ||
+        die "could not write $cache/$key"
+    rm -rf "$work" "$ready"
     trap - EXIT
     built=yes
 }

@@ -12,6 +12,7 @@
 #   MPI=site       compile mpi4py and Horovod against this machine's own MPI: MPICC, or mpicc or (Cray) cc on PATH
 #   PYTHON=...     the Python to use; else the first that fits of python3, python3.13, 3.12, 3.11, 3.14, 3.10
 #   JOBS=...       compilers that run at a time; else one a core, as far as the memory suffices
+# HOROVOD, MPI and GPU are kept for later set-ups of the same environment, until another value is given.
 # Inside the conda environment of environment.yml, which sets BNN_ENVIRONMENT=active, the packages go into that
 # environment, and no .venv is made.
 #
@@ -20,11 +21,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-horovod=${HOROVOD:-1} mpi=${MPI:-wheel} gpu=${GPU:-0}
 in_place=""
-venv=$PWD/.venv
+venv=$(readlink -f .venv)    # which may be a link, to another file system
 if [ "${BNN_ENVIRONMENT:-}" = active ] && [ -d "${CONDA_PREFIX:-}" ]; then in_place=yes venv=$CONDA_PREFIX; fi
 stamp=$venv/bnn-course    # what the environment was made of; empty while it is being made
+
+# What the last set-up chose for $1, or $2.
+before() {
+    local found
+    found=$(sed -nE "s/.* $1=([a-z0-9]+) .*/\1/p" "$stamp" 2>/dev/null | tail -n 1)
+    echo "${found:-$2}"
+}
+horovod=${HOROVOD:-$(before HOROVOD 1)} mpi=${MPI:-$(before MPI wheel)} gpu=${GPU:-$(before GPU 0)}
 
 # Settings of the machine that would bring foreign packages into the environment, or have TensorFlow's modules compiled
 # by every process anew.
@@ -132,6 +140,7 @@ run_command() { PATH="$venv/bin:$PATH" "$@"; }
 case $horovod in 0 | 1) ;; *) die "HOROVOD is '$horovod'; it can be 1 (the default) or 0" ;; esac
 case $mpi in wheel | site) ;; *) die "MPI is '$mpi'; it can be wheel (the default) or site" ;; esac
 case $gpu in 0 | 1) ;; *) die "GPU is '$gpu'; it can be 0 (the default) or 1" ;; esac
+case ${JOBS:-1} in 0* | *[!0-9]*) die "JOBS is '$JOBS'; it can be 1 or more" ;; esac
 
 # One set-up at a time in this folder. The file is opened for writing, because NFS locks no other, and is not changed.
 if command -v flock >/dev/null && exec 9<>requirements.lock && ! flock --nonblock 9; then
@@ -144,7 +153,7 @@ if [ "$horovod" = 1 ]; then
     [ "$mpi" = wheel ] || find_site_mpi
     [ "$gpu" = 0 ] || find_cuda
 fi
-wanted="$PWD HOROVOD=$horovod MPI=$mpi GPU=$gpu $mpicc $mpi_version $cuda"
+wanted="$PWD: HOROVOD=$horovod MPI=$mpi GPU=$gpu $mpicc $mpi_version $cuda"
 wanted+=$(cat pyproject.toml requirements.lock cluster/setup/*.sh cluster/setup/*.patch | cksum)
 if up_to_date; then
     exec 9>&-
@@ -155,6 +164,7 @@ fi
 check_platform
 find_python
 [ "$horovod" = 0 ] || find_compiler
+[ ! -e "$venv" ] || [ -d "$venv" ] || lacks - "Room for .venv: a file of this name is here." "Move it away, or remove it."
 [ -n "$in_place" ] || [ ! -d "$venv" ] || [ -e "$stamp" ] || [ -z "$(ls -A "$venv")" ] ||
     lacks - "Room for .venv: a folder of this name is here that this set-up did not make." "Move it away, or remove it."
 [ -s "$stamp" ] || check_space

@@ -22,14 +22,21 @@ print(getattr(sys, "_base_executable", None) or sys.executable)' 2>/dev/null
 # Sets python, or notes what it lacks.
 find_python() {
     local candidate version
+    local candidates=("$venv/bin/python" python3 python3.13 python3.12 python3.11 python3.14 python3.10)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
     python=""
-    for candidate in ${PYTHON:-"$venv/bin/python" python3 python3.13 python3.12 python3.11 python3.14 python3.10}; do
+    for candidate in "${candidates[@]}"; do
         if python=$(base_python "$candidate"); then break; fi
     done
     if [ -z "$python" ]; then
         version=$("${PYTHON:-python3}" -c 'import platform
 print(platform.python_implementation(), platform.python_version())' 2>/dev/null || true)
-        lacks python "Python 3.10 to 3.14 (CPython): ${PYTHON:-python3} is ${version:-not there}"
+        if [ -n "${PYTHON:-}" ]; then
+            lacks - "Python 3.10 to 3.14 (CPython): PYTHON=$PYTHON is ${version:-no Python}." \
+                "Name another one, or leave PYTHON out: set-up then takes the first that fits on PATH."
+        else
+            lacks python "Python 3.10 to 3.14 (CPython): python3 is ${version:-not there}"
+        fi
         return
     fi
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -70,8 +77,9 @@ find_cuda() {
     [ -n "$cuda" ] || cuda=$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -nE 's/^#\$ _HERE_=(.*)\/bin$/\1/p' || true)
     cuda=${cuda:-/usr/local/cuda}
     [ -x "$cuda/bin/nvcc" ] && [ -e "$cuda/include/cuda_runtime.h" ] ||
-        lacks cuda "A CUDA toolkit, which compiles Horovod for GPU=1: no bin/nvcc and include/cuda_runtime.h in $cuda" \
-            "On a cluster: module load cudatoolkit, or the like; or name its folder, CUDA_HOME=/its/path."
+        lacks - "A CUDA toolkit, which compiles Horovod for GPU=1: no bin/nvcc and include/cuda_runtime.h in $cuda" \
+            "Load it (module load cudatoolkit, or the like), name its folder (CUDA_HOME=/its/path), or install" \
+            "CUDA toolkit 12.9 from NVIDIA."
 }
 
 # Notes why there are no packages for this machine at all, if that is so.
@@ -120,8 +128,11 @@ has_fitting_python() {
     local id version
     id=$(os_release ID) version=$(os_release VERSION_ID)
     case $id in
-        debian) [ -z "$version" ] || [ "${version%%.*}" -ge 12 ] ;;
-        ubuntu) [ "${version%%.*}" -ge 22 ] ;;
+        debian | raspbian) [ "${version:-99}" -ge 12 ] ;;
+        ubuntu | pop) [ "${version%%.*}" -ge 22 ] ;;
+        linuxmint) [ "${version%%.*}" -ge 21 ] ;;
+        centos | rhel | rocky | almalinux | ol) [ "${version%%.*}" -ge 8 ] ;;
+        amzn) [ "$version" -ge 2023 ] ;;
         *) [ -n "$(family)" ] ;;
     esac
 }
@@ -135,7 +146,8 @@ packages() {
         dnf:python | zypper:python)
             case $(os_release ID) in
                 fedora) version=3.13 ;;
-                amzn | opensuse-leap | sles) version=3.11 ;;
+                amzn | sles) version=3.11 ;;
+                opensuse-leap) case $(os_release VERSION_ID) in 15*) version=3.11 ;; *) version=3.13 ;; esac ;;
                 opensuse*) version=3.13 ;;
                 *) version=3.12 ;;
             esac
@@ -153,9 +165,7 @@ packages() {
         apt:mpi) echo libopenmpi-dev openmpi-bin ;;
         pacman:mpi) echo openmpi ;;
         *:mpi) echo openmpi-devel ;;
-        apt:cuda) echo nvidia-cuda-toolkit ;;
-        pacman:cuda) echo cuda ;;
-        *:cuda | *:venv* | pacman:headers*) ;;    # NVIDIA's own packages; what Python itself brings there
+        *:venv* | pacman:headers*) ;;    # NVIDIA's own packages; what Python itself brings there
         *) echo "$1" ;;
     esac
 }
@@ -170,9 +180,14 @@ remedy() {
     case " $needed " in
         *" python "*)
             if ! has_fitting_python; then
-                echo "No package of $(os_release PRETTY_NAME || uname -s) fits. This brings one, without being root:"
-                echo "    python3 -m pip install --user uv && python3 -m uv python install 3.13"
-                echo "    make run PYTHON=\"\$(python3 -m uv python find 3.13)\""
+                echo "No Python of $(os_release PRETTY_NAME) fits. One of your own, without being root:"
+                if python3 -m pip --version >/dev/null 2>&1; then
+                    echo "    python3 -m pip install --user uv && python3 -m uv python install 3.13"
+                    echo "    make run PYTHON=\"\$(python3 -m uv python find 3.13)\""
+                else
+                    echo "    install Miniforge (conda-forge.org/download), and then:"
+                    echo "    conda env create -f environment.yml && conda activate bnn-course && make run"
+                fi
                 needed=${needed/ python/}
             fi ;;
     esac
@@ -187,7 +202,7 @@ remedy() {
         dnf) command="${sudo}dnf install -y $names" ;;
         zypper) command="${sudo}zypper install -y $names" ;;
         pacman) command="${sudo}pacman -S --needed $names" ;;
-        *) echo "Install these with your system's package manager: $names"; return ;;
+        *) echo "Install them with your system's package manager."; return ;;
     esac
     echo "On $(os_release PRETTY_NAME) this command installs it$who:"
     echo "    $command"

@@ -89,7 +89,7 @@ def test_set_up_and_project_take_the_same_pythons():
     assert [f"3.{minor}" for minor in range(8, 18) if takes.contains(f"3.{minor}.1")] == list(PYTHONS)
     system = (ROOT / "cluster" / "setup" / "system.sh").read_text()
     assert "(3, 10) <= sys.version_info[:2] <= (3, 14)" in system
-    candidates = re.search(r"for candidate in (.*); do", system)[1]
+    candidates = re.search(r"candidates=\((.*)\)", system)[1]
     assert sorted(re.findall(r"python(3\.\d+)", candidates)) == sorted(PYTHONS)
 
 
@@ -172,15 +172,20 @@ TOOLS += " sort tail tr uname"
 SYSTEMS = {
     "Debian 12": ("ID=debian\nVERSION_ID='12'", "apt-get install -y python3 python3-venv python3-dev g++"),
     "Debian testing": ("ID=debian", "apt-get install -y python3 python3-venv python3-dev g++"),
-    "Debian 11": ('ID=debian\nVERSION_ID="11"', "uv python install 3.13"),
-    "Ubuntu 20.04": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="20.04"', "uv python install 3.13"),
+    "Debian 11": ('ID=debian\nVERSION_ID="11"', "conda env create -f environment.yml"),
+    "Ubuntu 20.04": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="20.04"', "conda env create -f environment.yml"),
     "Ubuntu 26.04": ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="26.04"', "apt-get install -y python3 python3-venv"),
+    "Mint 20.3": ('ID=linuxmint\nID_LIKE=ubuntu\nVERSION_ID="20.3"', "conda env create -f environment.yml"),
+    "CentOS 7": ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"', "conda env create -f environment.yml"),
     "Fedora": ("ID=fedora\nVERSION_ID=43", "dnf install -y python3.13 python3.13-devel gcc-c++"),
     "Rocky": ('ID="rocky"\nID_LIKE="rhel fedora"\nVERSION_ID="9.4"', "dnf install -y python3.12 python3.12-devel"),
     "Amazon": ('ID="amzn"\nID_LIKE="fedora"\nVERSION_ID="2023"', "dnf install -y python3.11 python3.11-devel gcc-c++"),
-    "Leap": ('ID="opensuse-leap"\nID_LIKE="suse opensuse"', "zypper install -y python311 python311-devel gcc-c++"),
+    "Leap": (
+        'ID="opensuse-leap"\nID_LIKE="suse opensuse"\nVERSION_ID="15.6"',
+        "zypper install -y python311 python311-devel gcc-c++",
+    ),
     "Arch": ("ID=arch", "pacman -S --needed python gcc"),
-    "unknown": ("ID=void", "Install these with your system's package manager"),
+    "unknown": ("ID=void", "Install them with your system's package manager"),
 }
 
 
@@ -287,8 +292,37 @@ def test_no_make_or_patch(machine, tool):
 def test_no_cuda_compiler(machine):
     _, tools, set_up = machine
     message = set_up(PYTHON=sys.executable, GPU="1", CUDA_HOME="/nowhere")
-    assert "no bin/nvcc and include/cuda_runtime.h in /nowhere" in message and "nvidia-cuda-toolkit" in message
+    assert "no bin/nvcc and include/cuda_runtime.h in /nowhere" in message and "module load cudatoolkit" in message
     assert "GPU is '2'; it can be 0 (the default) or 1" in set_up(GPU="2")
+
+
+def test_a_python_that_is_named_and_does_not_fit(machine):
+    _, tools, set_up = machine
+    folder = tools.parent / "my python"
+    folder.mkdir()
+    write_python(folder / "python3", "sys.version_info = (3, 9, 1)")
+    message = set_up(PYTHON=str(folder / "python3"))
+    assert f"PYTHON={folder}/python3 is CPython" in message and "leave PYTHON out" in message
+    assert "install -y python3" not in message, "another Python would not be taken"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_numbers_of_compilers_that_make_refuses(machine, value):
+    assert f"JOBS is '{value}'; it can be 1 or more" in machine[2](JOBS=value, PYTHON=sys.executable)
+
+
+def test_the_choice_of_the_last_set_up_is_kept(machine):
+    """After `make run HOROVOD=0`, `make lab` must not ask for a compiler."""
+    clone, _, set_up = machine
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "bnn-course").write_text(f"{clone}: HOROVOD=0 MPI=wheel GPU=0   12345")
+    assert "compiler" not in set_up(PYTHON="/nowhere") and "compiler" in set_up(PYTHON="/nowhere", HOROVOD="1")
+
+
+def test_a_file_in_the_place_of_the_environment(machine):
+    clone, _, set_up = machine
+    (clone / ".venv").write_text("")
+    assert "a file of this name is here" in set_up(PYTHON=sys.executable, HOROVOD="0")
 
 
 def test_no_room(machine):

@@ -12,6 +12,7 @@ set -euo pipefail
 [[ "${PBS_ACCOUNT:-}" != PROJEC[T] ]] || { echo "No project: replace PROJECT in the line #PBS -A" >&2; exit 2; }
 ulimit -c 0
 cd "$PBS_O_WORKDIR"
+module use /soft/modulefiles  # system-updates.md: no longer on the default path
 module load PrgEnv-gnu cray-mpich cray-python cudatoolkit-standalone
 export MPICH_GPU_SUPPORT_ENABLED=0
 export NCCL_NET_GDR_LEVEL=PHB NCCL_CROSS_NIC=1 NCCL_COLLNET_ENABLE=1 NCCL_NET="AWS Libfabric"

@@ -18,6 +18,7 @@ set -euo pipefail
 [[ "${PBS_ACCOUNT:-}" != PROJEC[T] ]] || { echo "No project: replace PROJECT in the line #PBS -A" >&2; exit 2; }
 ulimit -c 0
 cd "$PBS_O_WORKDIR"
+module use /soft/modulefiles  # system-updates.md: no longer on the default path
 module load PrgEnv-gnu cray-mpich cray-python cudatoolkit-standalone
 export MPICH_GPU_SUPPORT_ENABLED=0  # NCCL moves the gradients between GPUs; MPI only coordinates, in host memory
 # NCCL over Slingshot, as nccl.md recommends. If NCCL hangs, remove the line that sets the four NCCL_ variables.
