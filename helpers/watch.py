@@ -9,6 +9,7 @@ own stall check speaks with a thread of that process, which may stand still too.
 """
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -32,6 +33,7 @@ LIMIT = 60.0  # seconds from a signal to the end of the process, because schedul
 # Launchers and schedulers may deliver one wish to a rank several times. A signal that comes later than this many
 # seconds after the first one is a second wish, and ends the rank at once.
 REPEAT = 5.0
+SILENT = 20.0  # seconds in which a rank that was stopped, and goes on, leaves it to others to say why all end
 
 
 class PeerLost(RuntimeError):
@@ -128,8 +130,11 @@ def _leave(status):
     os._exit(status)
 
 
-def _heed(numbers):
-    """Pass on the wish to stop, or end this process if no step will do so in time."""
+def _heed(numbers, was_stopped):
+    """Pass on the wish to stop, or end this process if no step will do so in time.
+
+    A rank that was stopped itself does not know whether another one has told the reason meanwhile, and says nothing.
+    """
     numbers = [number for number in numbers if number in SIGNALS]
     # horovodrun ends a rank that it takes out of an elastic job by SIGTERM, and the others are to go on. mpiexec sends
     # SIGTERM when a rank is gone, and kills a second later: no step will end then.
@@ -149,9 +154,9 @@ def _heed(numbers):
         cause += f", but no step and no checkpoint came to an end within {LIMIT:.0f} seconds"
     elif wish is not None:
         return
-    if lost or _job["rank"] == 0:
+    if _job["rank"] == 0 or (lost and not was_stopped):
         _say(cause)
-    else:
+    elif not lost:
         alone = _first()
         # If the signal went to all ranks, rank 0 says so, and its end makes the launcher end this one.
         time.sleep(4 * PAUSE)
@@ -164,9 +169,14 @@ def _run(reader):
     check, shutdown = (float(os.environ.get(name, value)) for name, value in DEFAULTS.items())
     off = os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") not in ("", "0")
     stopped = waited = 0
+    resumed = -math.inf  # when this process, having been stopped, went on
     while True:
+        began = time.monotonic()
         numbers = os.read(reader, 64) if select.select([reader], [], [], TICK)[0] else b""
-        _heed(numbers)
+        now = time.monotonic()
+        resumed = now if now - began > 3 * TICK else resumed
+        # mpiexec lets stopped ranks go on some seconds before it ends them.
+        _heed(numbers, was_stopped=now - resumed < SILENT)
         if numbers:
             continue
         if off:
