@@ -26,15 +26,30 @@ compilers() {
     echo $((cores < memory ? (cores < 8 ? cores : 8) : (memory < 1 ? 1 : (memory < 8 ? memory : 8))))
 }
 
+# Whether CMake can work in the folder $1: it takes blanks, brackets and other signs for its own.
+plain() { case $1 in *[!A-Za-z0-9/._+-]*) return 1 ;; esac; }
+
 # The settings under which Horovod compiles. GCC 15 and later no longer include some headers of the standard library
 # that Horovod's copy of Gloo relies on, and check templates that are never used.
 build_settings() {
-    export PATH=$1/environment/bin:$PATH TMPDIR=$1 MPI_HOME=$1/environment MAKEFLAGS=-j${JOBS:-$(compilers)}
-    if [ "$mpi" = site ]; then
+    export PATH=$1/environment/bin:$PATH TMPDIR=$1 MPI_HOME=$1/mpi MAKEFLAGS=-j${JOBS:-$(compilers)}
+    if [ "$mpi" = wheel ]; then
+        # The wheel's own mpicc, mpicxx and mpiexec look up where they lie, and find the folder behind the link.
+        local name
+        mkdir -p "$1/mpi/bin"
+        for name in mpicc mpicxx mpiexec; do
+            printf '#!/bin/bash\nOPAL_PREFIX=%q exec -a %s %q "$@"\n' "$1/environment" $name \
+                "$1/environment/bin/$([ $name = mpiexec ] && echo orterun_wrapper || echo opal_wrapper)" >"$1/mpi/bin/$name"
+            chmod +x "$1/mpi/bin/$name"
+        done
+        export PATH=$1/mpi/bin:$PATH
+    else
         export MPICC=$mpicc PATH=$1/environment/bin:${mpicc%/*}:$PATH MPI_HOME=${mpicc%/*/*}
         # Cray's compilers are themselves the MPI compilers. Elsewhere CMake finds the mpicxx beside mpicc.
         if [ "${mpicc##*/}" = cc ]; then export CC=$mpicc CXX=${mpicc%cc}CC; fi
     fi
+    # CMake too looks up where it lies.
+    plain "$venv" || { cp -R "$1"/environment/lib/python*/site-packages/cmake/data "$1/cmake" && PATH=$1/cmake/bin:$PATH; }
     CXXFLAGS="${CXXFLAGS:-} -include cstdint -include string -include stdexcept -include memory -include vector"
     case $("$cxx" -dumpversion) in 1[5-9]* | [2-9][0-9]*) CXXFLAGS+=" -Wno-template-body" ;; esac
     export CXXFLAGS
@@ -51,7 +66,7 @@ build_settings() {
     fi
 }
 
-# Compile into the folder $1. CMake's flags cannot hold a blank, so the environment goes by a link there.
+# Compile into the folder $1, whose path is plain. The environment's path may not be, so it goes by a link.
 compile() {
     local python=$1/environment/bin/python work=$1 name
     ln -s "$venv" "$work/environment"
@@ -100,7 +115,7 @@ show_progress() {
 # Compile, and put the wheels into the cache.
 build_wheels() {
     local work ready base=$cache
-    case $cache in *[[:space:]]*) base=${TMPDIR:-/tmp} ;; esac
+    plain "$cache" || base=/tmp
     mkdir -p "$cache" && ready=$(mktemp -d "$cache/tmp.XXXXXX") && work=$(mktemp -d "$base/tmp.XXXXXX") ||
         die "cannot write to $cache or $base"
     find "$cache" -maxdepth 1 -name 'tmp.*' -mmin +240 -exec rm -rf {} +    # left by builds that were killed
@@ -112,7 +127,7 @@ build_wheels() {
     show_progress "$compiler"
     wait "$compiler" || {
         # The compiler's own complaints, if there are any, and else the end of the log.
-        grep -E '(fatal )?error: ' "$log" | head -n 10 >&2 || tail -n 25 "$log" >&2
+        grep -E '(fatal )?error: ' "$log" | grep -v 'subprocess-exited' | head -n 10 >&2 || tail -n 25 "$log" >&2
         die "$compiled did not compile for $mpi_name. The whole log is ${log#"$PWD"/}. HOROVOD=0 goes without."
     }
     # A rename, so that the wheels are there whole or not at all. Another set-up may have been first.

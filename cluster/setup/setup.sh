@@ -85,7 +85,7 @@ same_python() { [ "$(base_python "$venv/bin/python")" -ef "$(base_python "$1")" 
 new_venv() {
     mkdir -p "$venv"
     : >"$stamp"
-    find "$venv" -mindepth 1 -maxdepth 1 ! -path "$stamp" -exec rm -rf {} +
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name "${stamp##*/}" -exec rm -rf {} +
     say "making .venv with $("$python" -V) ($python)"
     "$python" -m venv "$venv"
     locked keep uv >"$venv/uv.txt"

@@ -356,3 +356,25 @@ def test_a_venv_of_somebody_else_is_left_alone(machine):
 def test_open_mpi_is_allowed_for_root():
     makefile = "include Makefile\nshow:\n\t@echo $$OMPI_ALLOW_RUN_AS_ROOT $$OMPI_ALLOW_RUN_AS_ROOT_CONFIRM\n"
     assert make("--file=-", "show", input=makefile) == "1 1\n"
+
+
+@pytest.mark.slow
+def test_an_unfinished_set_up_is_taken_up_again_whatever_the_folder_is_called(machine):
+    """No name is a pattern: in a folder with brackets, the mark that the .venv is ours was once removed."""
+    clone, tools, _ = machine
+    odd = clone.rename(clone.with_name("Ünï [old] (1) *"))
+    # No package index answers, so that set-up stops once it has made .venv.
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(odd), **nowhere}
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "cluster/setup/setup.sh"],
+            cwd=odd,
+            env=environment | {"HOROVOD": "0", "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 1 and "pip could not get uv from the package index" in done.stderr
+        assert "that this set-up did not make" not in done.stderr
+    assert (odd / ".venv" / "bnn-course").exists()
