@@ -58,6 +58,16 @@ def test_ranks_killed_and_stalled_end_all_and_the_run_goes_on_bit_for_bit(tmp_pa
         assert np.array_equal(readers[0].get_tensor(name), readers[1].get_tensor(name)), name
 
 
+def test_the_death_of_rank_0_is_told_by_another_rank(tmp_path):
+    pytest.importorskip("horovod.tensorflow", reason="needs Horovod: set up without HOROVOD=0")
+    with Run(tmp_path / "run") as run:
+        ranks = run.ranks()
+        ranks[0].kill()
+        status, _, text = run.end()
+    (line,) = told(text)
+    assert status != 0 and f"rank 0 (process {ranks[0].pid} on " in line and "killed" in line and "--resume" in line
+
+
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_lost_under_horovodrun(tmp_path, fault):
     """Over Gloo the others see the connection break, or hear nothing for a time."""
