@@ -15,11 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster import ROOT, allocation, leash
+from cluster import allocation
 from cluster.allocation import hosts
+from helpers import ROOT
 
 import psutil
-from ipyparallel.cluster.launcher import LocalControllerLauncher, MPIEngineSetLauncher
 
 LAUNCHERS = ("mpiexec", "aprun", "srun")
 # One thread a rank: ranks fill the cores. A job script that gives a rank more says so beforehand.
@@ -170,27 +170,6 @@ def environment():
         # Who is root here is so in a container; Open MPI would ask to be told twice.
         ours |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return ours
-
-
-class ControllerLauncher(LocalControllerLauncher):
-    """ipyparallel's controller, on the leash of the process that started it."""
-
-    def find_args(self):
-        return leash.command(self.profile_dir) + super().find_args()
-
-    def get_env(self):
-        return {**environment(), **super().get_env()}
-
-
-class RankLauncher(MPIEngineSetLauncher):
-    """One engine a rank, started by this machine's launcher, on the same leash."""
-
-    def find_args(self):
-        start = command(self.n, *self.program, *self.program_args, engines=True)
-        return leash.command(self.profile_dir) + start
-
-    def get_env(self):
-        return {**environment(), **super().get_env()}
 
 
 def main(arguments=None):

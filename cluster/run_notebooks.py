@@ -16,7 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import ROOT, allocation, execute, pages, sweep
+from cluster import allocation
+from cluster.batch import execute, pages, sweep
+from helpers import ROOT
 
 import nbformat
 import papermill

@@ -2,8 +2,8 @@
 
     python -m cluster.scaling --ranks 1 2 4 --output build/scaling
 
-starts `helpers.scaling` for one number of ranks after another, with the launcher of this machine or of the job around
-it. Notebook 07 reads the folder.
+starts `helpers.step_times` for one number of ranks after another, with the launcher of this machine or of the job
+around it. Notebook 07 reads the folder.
 """
 
 import argparse
@@ -13,7 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster import ROOT, launcher, leash
+from cluster import launcher
+from cluster import supervise as leash
+from helpers import ROOT
 
 from tqdm import tqdm
 
@@ -38,7 +40,7 @@ def measurement(parser):
 
 
 def launches(options):
-    """The study as a list of (ranks, words for `helpers.scaling`, environment)."""
+    """The study as a list of (ranks, words for `helpers.step_times`, environment)."""
     common = ["--models", *options.models, f"--batch_size={options.batch_size}", f"--rounds={options.rounds}"]
     common += [f"--steps={options.steps}", f"--output={options.output}"]
     sizes = ["--sizes", *map(str, SIZES)]
@@ -81,7 +83,7 @@ def main(arguments=None):
     failed = 0
     for ranks, words, extra in tqdm(launches(options), desc="launches", disable=None):
         environment = launcher.environment() | extra
-        command = launcher.command(ranks, sys.executable, "-m", "helpers.scaling", *words)
+        command = launcher.command(ranks, sys.executable, "-m", "helpers.step_times", *words)
         if options.dry_run:
             print(shlex.join([*(f"{key}={value}" for key, value in extra.items()), *command]))
             continue

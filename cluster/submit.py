@@ -17,8 +17,11 @@ import sys
 import time
 import uuid
 
-from cluster import ROOT, jobs, keeper, scripts
-from cluster.jobs import JobError
+from cluster.jobs import scripts
+from cluster.jobs import states as jobs
+from cluster.jobs import wrapper as keeper
+from cluster.jobs.states import JobError
+from helpers import ROOT
 
 _LOOK = (0.5, 15.0)  # seconds between looks at a job: the first, and the longest
 _ATTRIBUTES = """any other option of the scheduler, by its long name for Slurm and Cobalt and by its letter for PBS:

@@ -2,6 +2,8 @@
 
 import math
 
+from helpers import keras2  # noqa: F401
+
 import tensorflow as tf
 
 

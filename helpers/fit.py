@@ -4,11 +4,12 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from helpers import data, loss_scale, watch
+from helpers import data, loss_scale
+from helpers.distributed import watchdog as watch
 from helpers.elbo import categorical_nll, kl_weight, negative_elbo
-from helpers.layers import seed_noise
+from helpers.layers.bayesian import seed_noise
 from helpers.progress import bar
-from helpers.store import Store
+from helpers.runs import Store
 
 import numpy as np
 import tensorflow as tf

@@ -1,5 +1,7 @@
 """Dynamic loss scaling, so that small gradients do not vanish in float16."""
 
+from helpers import keras2  # noqa: F401
+
 import tensorflow as tf
 
 INITIAL = 2.0**15

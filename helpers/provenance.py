@@ -10,8 +10,6 @@ from pathlib import Path
 
 from helpers import ROOT
 
-import tensorflow as tf
-
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-probability", "horovod", "numpy", "ipyparallel", "papermill")
 
 
@@ -43,9 +41,10 @@ def processor():
 def device_lines():
     """A line for the processor and for each GPU that this process sees: devices, and what drives them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
+    tf = sys.modules.get("tensorflow")  # what has not been imported has not computed
+    threads = (tf and tf.config.threading.get_intra_op_parallelism_threads()) or cores
     lines = [f"{processor()}, {threads} of {cores} threads"]
-    for gpu in tf.config.get_visible_devices("GPU"):
+    for gpu in tf.config.get_visible_devices("GPU") if tf else ():
         details, build = tf.config.experimental.get_device_details(gpu), tf.sysconfig.get_build_info()
         line = f"{details.get('device_name', 'GPU')}, compute capability "
         line += ".".join(map(str, details.get("compute_capability", ["unknown"])))

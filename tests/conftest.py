@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def fresh_flags():
     """The training command's flags are global: back to their defaults after the test."""
-    from helpers import flags
+    from helpers.train import flags
 
     yield
     for name in flags.FLAGS:

@@ -11,8 +11,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from cluster import ROOT, scaling
+from cluster import scaling
 from cluster.balsam import server
+from helpers import ROOT
 
 
 def jobs(options):
@@ -36,7 +37,7 @@ def _job(options, ranks, words, environment):
         "num_nodes": ranks // options.ranks_per_node,
         "ranks_per_node": options.ranks_per_node,
         "threads_per_rank": options.threads_per_rank,
-        "command": shlex.join(["exec", "env", *variables, sys.executable, "-m", "helpers.scaling", *words]),
+        "command": shlex.join(["exec", "env", *variables, sys.executable, "-m", "helpers.step_times", *words]),
         # The launcher of MPI=wheel lies beside this Python.
         "data": {"before": [*options.before, f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]},
     }

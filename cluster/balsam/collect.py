@@ -10,8 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from cluster import ROOT
 from cluster.balsam import server
+from helpers import ROOT
 
 END = 20  # lines of a failed job's output that are shown
 

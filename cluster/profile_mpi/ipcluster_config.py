@@ -4,8 +4,8 @@ import os
 
 c = get_config()  # noqa: F821
 
-c.Cluster.controller_launcher_class = "cluster.launcher.ControllerLauncher"
-c.Cluster.engine_launcher_class = "cluster.launcher.RankLauncher"
+c.Cluster.controller_launcher_class = "cluster.engines.launchers.ControllerLauncher"
+c.Cluster.engine_launcher_class = "cluster.engines.launchers.RankLauncher"
 c.Cluster.n = int(os.environ.get("BNN_RANKS", 2))
 # Engines wait for the controller's connection info as it is; a pause on top only costs time.
 c.Cluster.delay = 0

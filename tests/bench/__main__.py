@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from helpers import ROOT, provenance
-from helpers.store import write_csv
+from helpers.files import write_csv
 from helpers.timing import ratio
 
 import numpy as np

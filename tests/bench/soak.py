@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import ROOT, launcher, leash
-from helpers.store import read_csv
+from cluster import launcher
+from cluster import supervise as leash
+from helpers import ROOT
+from helpers.files import read_csv
 
 import numpy as np
 import psutil

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
-from cluster import ROOT, engines, execute, run_notebooks
+from cluster import engines, run_notebooks
+from cluster.batch import execute
+from helpers import ROOT
 
 import pytest
 

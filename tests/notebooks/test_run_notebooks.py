@@ -6,7 +6,9 @@ import signal
 import subprocess
 import threading
 
-from cluster import ROOT, engines, execute, pages, run_notebooks
+from cluster import engines, run_notebooks
+from cluster.batch import execute, pages
+from helpers import ROOT
 
 import nbformat
 import pytest

@@ -7,7 +7,8 @@ with TensorFlow's list of GPUs and Horovod's NCCL replaced, or with the processo
 import json
 import sys
 
-from helpers import data, devices
+from helpers import data
+from helpers.distributed import devices
 
 import pytest
 import tensorflow as tf
@@ -107,7 +108,8 @@ if __name__ == "__main__":
 
     rank = launched_rank()
     if what == "command":
-        from helpers import distributed, train
+        from helpers import distributed
+        from helpers.train import command as train
 
         distributed.hvd.nccl_built = lambda: 1
         devices.prepare = lambda *_, **__: "07"

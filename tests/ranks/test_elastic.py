@@ -4,8 +4,9 @@ import re
 import signal
 import time
 
-from helpers import data, train
-from helpers.store import read_csv
+from helpers import data
+from helpers.files import read_csv
+from helpers.train import command as train
 
 import numpy as np
 import pytest

@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from cluster import ROOT, engines, launcher
+from cluster import engines, launcher
+from helpers import ROOT
 
 import nbformat
 import psutil
@@ -55,7 +56,7 @@ def find(*words):
     for process in children():
         with contextlib.suppress(psutil.NoSuchProcess):
             line = " ".join(process.cmdline())
-            if all(word in line for word in words) and "cluster.leash" not in line:
+            if all(word in line for word in words) and "cluster.supervise" not in line:
                 found.append(process)
     return found
 

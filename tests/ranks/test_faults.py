@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 
-from helpers import ROOT, lock, train
-from helpers.store import read_csv
+from helpers import ROOT, files
+from helpers.files import read_csv
+from helpers.train import command as train
 
 import numpy as np
 import pytest
@@ -94,13 +95,13 @@ def test_a_folder_in_use_is_refused_and_free_as_soon_as_its_holder_is_killed(tmp
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match=f"process {holder.pid} on .*wait for its end"), lock.held(tmp_path):
+        with pytest.raises(BlockingIOError, match=f"process {holder.pid} on .*wait for its end"), files.held(tmp_path):
             pass
     finally:
         holder.kill()
         holder.wait(10)
-    with lock.held(tmp_path), lock.held(tmp_path):
-        assert f"process {os.getpid()} on" in (tmp_path / lock.NAME).read_text()
+    with files.held(tmp_path), files.held(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / files.NAME).read_text()
 
 
 @pytest.fixture

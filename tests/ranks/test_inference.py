@@ -6,7 +6,7 @@
 import sys
 
 from helpers import models
-from helpers.inference import sample_outputs
+from helpers.inference.monte_carlo import sample_outputs
 
 import numpy as np
 import pytest

@@ -9,7 +9,8 @@ import sysconfig
 import time
 from pathlib import Path
 
-from cluster import ROOT, engines, launcher
+from cluster import engines, launcher
+from helpers import ROOT
 
 import pytest
 

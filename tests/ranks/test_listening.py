@@ -13,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 
-from cluster import ROOT, engines
+from cluster import engines
+from helpers import ROOT
 
 import nbformat
 import psutil

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-from cluster import ROOT, engines, launcher, scaling
-from helpers.store import read_csv
+from cluster import engines, launcher, scaling
+from helpers import ROOT
+from helpers.files import read_csv
 
 import pytest
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 
-from helpers import ROOT, watch
-from helpers.store import read_csv
+from helpers import ROOT
+from helpers.distributed import watchdog as watch
+from helpers.files import read_csv
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def test_a_signal_during_the_first_imports_is_told(tmp_path):
 # One rank in this process's place: it sends itself a signal between two steps.
 ALONE = """
 import os, signal, sys, time
-from helpers import data, models, watch
+from helpers import data, models
+from helpers.distributed import watchdog as watch
 from helpers.fit import fit
 import numpy as np
 

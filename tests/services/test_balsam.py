@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster import engines, scaling
 from cluster.balsam import add_jobs, collect, server
-from helpers.store import read_csv
+from helpers.files import read_csv
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_dry_run_prints_each_job_and_asks_nobody(monkeypatch, capsys):
     assert printed.count("8 ranks on each, 4 threads") == 2 + len(scaling.SETTINGS)
     assert "scaling/default-8-ranks: 1 nodes" in printed and "scaling/default-32-ranks: 4 nodes" in printed
     assert "scaling/cycle-20ms-16-ranks: 2 nodes" in printed and "HOROVOD_CYCLE_TIME=20 " in printed
-    assert f"{sys.executable} -m helpers.scaling --models CNN_FC" in printed
+    assert f"{sys.executable} -m helpers.step_times --models CNN_FC" in printed
     with pytest.raises(SystemExit):
         add_jobs.main([*words, "--global_batch", "31"])
     assert "an example or more for each rank" in capsys.readouterr().err

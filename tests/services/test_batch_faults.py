@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
-from cluster import ROOT, jobs, submit
+from cluster import submit
+from cluster.jobs import states as jobs
+from helpers import ROOT
 
 import pytest
 

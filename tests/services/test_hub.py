@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster import ROOT, engines
+from cluster import engines
+from helpers import ROOT
 
 import nbformat
 import psutil

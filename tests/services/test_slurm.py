@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import ROOT, engines
+from cluster import engines
+from helpers import ROOT
 
 import pytest
 

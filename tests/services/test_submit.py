@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-from cluster import ROOT, launcher
+from cluster import launcher
+from helpers import ROOT
 
 import psutil
 import pytest

@@ -20,8 +20,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cluster import ROOT, leash
+from cluster import supervise as leash
 from cluster.balsam.server import PYTHON
+from helpers import ROOT
 
 SITE = "here"
 SETUP = Path(__file__).with_name("balsam_site.py")

@@ -8,7 +8,7 @@ import hashlib
 import os
 import struct
 
-from helpers import readers
+from helpers.data import readers
 
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 import re
 
-from cluster import ROOT
+from helpers import ROOT
 
 FOLDER = ROOT / "cluster" / "sites"
 NAMED = ("PROJECT", "course")  # everywhere, as an editor does it

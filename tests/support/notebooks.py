@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from cluster import ROOT
+from helpers import ROOT
 
 import nbformat
 import psutil

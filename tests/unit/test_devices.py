@@ -4,7 +4,8 @@ import shutil
 import subprocess
 import sys
 
-from helpers import ROOT, devices, provenance
+from helpers import ROOT, provenance
+from helpers.distributed import devices
 
 import pytest
 import tensorflow as tf

@@ -8,8 +8,8 @@ import time
 
 from helpers import ROOT, data, models
 from helpers.elbo import categorical_nll
+from helpers.files import read_csv, write
 from helpers.fit import History, _note, fit
-from helpers.store import read_csv, write_atomically
 
 import numpy as np
 import pytest
@@ -147,9 +147,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_checkpoint(digits, t
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "file"
-    write_atomically(target, "old")
+    write(target, "old")
     with pytest.raises(TypeError):
-        write_atomically(target, 3)
+        write(target, 3)
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 

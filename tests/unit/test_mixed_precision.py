@@ -2,18 +2,20 @@
 
 import json
 
-from helpers import data, loss_scale, models, train
+from helpers import data, loss_scale, models
 from helpers.elbo import negative_elbo
+from helpers.files import read_csv
 from helpers.fit import fit
-from helpers.inference import sample_outputs, sample_probabilities
-from helpers.layers import (
+from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
+from helpers.layers.bayesian import (
     Convolution2DFlipout,
     Convolution2DReparameterization,
     DenseFlipout,
     DenseReparameterization,
     seed_noise,
 )
-from helpers.store import read_csv, restore_model
+from helpers.runs import restore_model
+from helpers.train import command as train
 
 import numpy as np
 import pytest

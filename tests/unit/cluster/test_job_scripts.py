@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 
-from cluster import ROOT, launcher
+from cluster import launcher
+from helpers import ROOT
 
 import pytest
 

@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import ROOT, jobs, keeper, submit
+from cluster import submit
+from cluster.jobs import states as jobs
+from cluster.jobs import wrapper as keeper
+from helpers import ROOT
 
 import psutil
 import pytest
@@ -90,7 +93,7 @@ def test_the_script_for_slurm(capsys):
 
 def test_a_dry_run_submits_nothing_and_shows_this_machine_s_command(capsys, folder):
     words = shlex.split(dry(capsys, "notebooks", "--scheduler", "local", "--time", 3, "--", "--only", "06"))
-    assert words[words.index("cluster.keeper") + 2] == "180"
+    assert words[words.index("cluster.jobs.wrapper") + 2] == "180"
     assert words[-5:] == ["cluster.run_notebooks", "--ranks", "2", "--only", "06"]
     assert not list(folder.glob("*/job.json"))
 
@@ -225,7 +228,7 @@ def test_the_keeper_asks_for_a_stop_ahead_of_the_end(folder):
     record, place = a_job(folder, "local")
     leave = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit(75)))\n"
     words = [sys.executable, "-c", leave + "time.sleep(60)"]
-    keeping = [sys.executable, "-m", "cluster.keeper", place, "0", "2", *words]
+    keeping = [sys.executable, "-m", "cluster.jobs.wrapper", place, "0", "2", *words]
     done = subprocess.run(keeping, cwd=ROOT, timeout=40)
     assert done.returncode == 75
     assert json.loads((place / "ended.json").read_text())["signal"] == 0

@@ -4,7 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-from cluster import execute, run_notebooks, sweep
+from cluster import run_notebooks
+from cluster.batch import execute, sweep
 
 import nbformat
 import pytest

@@ -8,9 +8,11 @@ import pickle
 import shutil
 import tarfile
 
-from helpers import data, layers, readers
+from helpers import data, layers
+from helpers.data import readers
+from helpers.files import read_csv
 from helpers.fit import History, _State
-from helpers.store import Store, read_csv, restore_model
+from helpers.runs import Store, restore_model
 
 import numpy as np
 import pytest

@@ -17,7 +17,8 @@ import threading
 import time
 from types import SimpleNamespace
 
-from helpers import ROOT, augment, data, download, readers, standin
+from helpers import ROOT, data
+from helpers.data import augment, download, readers, standin
 
 import numpy as np
 import pytest
@@ -440,7 +441,7 @@ def test_a_folder_that_cannot_be_made(server, monkeypatch, tmp_path):
 def processes():
     # A fork of this process would copy TensorFlow, but not its threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers.download"])
+    context.set_forkserver_preload(["helpers.data.download"])
     return context
 
 

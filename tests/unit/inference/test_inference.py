@@ -6,7 +6,7 @@ import time
 import weakref
 
 from helpers import data, inference, models
-from helpers.inference import compile_networks, sample_outputs, sample_probabilities
+from helpers.inference.monte_carlo import compile_networks, sample_outputs, sample_probabilities
 
 import numpy as np
 import psutil

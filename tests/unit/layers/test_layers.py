@@ -1,12 +1,13 @@
 """The Bayesian layers: the distribution of their outputs, their gradients, their KL, their noise."""
 
-from helpers import flipout, models
+from helpers import models
 from helpers.elbo import negative_elbo
-from helpers.layers import (
+from helpers.layers.bayesian import (
     Convolution2DFlipout,
     Convolution2DReparameterization,
     DenseFlipout,
     DenseReparameterization,
+    flipout,
     gaussian_kl,
     seed_noise,
 )

@@ -1,7 +1,7 @@
 """A BNN started from its trained twin."""
 
 from helpers import elbo, inference, models
-from helpers.moped import start_from_twin
+from helpers.methods.moped import start_from_twin
 
 import numpy as np
 import pytest

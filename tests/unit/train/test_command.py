@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 
-from helpers import ROOT, flags, models, train
-from helpers.store import read_csv
+from helpers import ROOT, models
+from helpers.files import read_csv
+from helpers.train import command as train
+from helpers.train import flags
 
 import numpy as np
 import pytest

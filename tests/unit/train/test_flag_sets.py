@@ -8,8 +8,11 @@ import os
 import re
 import shutil
 
-from helpers import data, flags, models, readers, train
-from helpers.store import read_csv
+from helpers import data, models
+from helpers.data import readers
+from helpers.files import read_csv
+from helpers.train import command as train
+from helpers.train import flags
 
 import numpy as np
 import pytest

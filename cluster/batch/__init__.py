@@ -1,0 +1,1 @@
+"""Batch runs of notebooks with papermill."""

@@ -1,0 +1,1 @@
+"""Jobs: what is submitted to a scheduler, and what became of it."""

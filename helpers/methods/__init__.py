@@ -1,0 +1,1 @@
+"""Published methods, one in a file."""

@@ -1,0 +1,132 @@
+"""Time training steps on these ranks, with the all-reduce and without it, as a CSV file of a scaling study.
+
+    mpiexec -n 2 --bind-to core python -m helpers.step_times --models BNN_conv_flip CNN_conv --output build/scaling
+
+`python -m cluster.scaling` measures a study over numbers of ranks. Images are random: the arithmetic does not depend
+on them.
+"""
+
+import argparse
+import math
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from helpers import distributed, models
+from helpers.files import write_csv
+from helpers.fit import stepper
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+ALLREDUCE = "all-reduce"  # in place of a model's name: nothing but the sum over ranks
+IMAGES = {True: (32, 32, 3), False: (28, 28, 1)}  # of CIFAR-10, and of MNIST
+
+
+def measure(functions, rounds):
+    """Seconds of each function's calls, [rounds], after one call to warm up; on the slowest rank.
+
+    All ranks begin each call together. A synchronous step ends when its slowest rank does.
+    """
+    for function in functions:
+        function()
+    seconds = np.empty([rounds, len(functions)])
+    for one in range(rounds):
+        for place, function in enumerate(functions):
+            distributed.barrier()
+            began = time.perf_counter()
+            function()
+            seconds[one, place] = time.perf_counter() - began
+    return distributed.gather(seconds[None]).max(axis=0).T
+
+
+def training(name, batch_size, steps, world, half_precision, every):
+    """(step with the gradients' all-reduce, the same without it, parameters): functions of `steps` steps each."""
+    shape = IMAGES[name.startswith("CIFAR10")]
+    stream = np.random.default_rng(world.rank)
+    x = stream.integers(0, 256, (batch_size * world.size * 4, *shape), dtype=np.uint8)
+    y = stream.integers(0, 10, len(x), dtype=np.int32)
+    how = {"batch_size": batch_size, "world": world}
+    network = models.build(name, shape, seed=0)
+    # One step in `every` is reduced. The sum of the others' gradients is left out: it costs next to nothing.
+    reduced = stepper(network, x, y, steps=steps // every, half_precision=half_precision, **how)
+    between = stepper(models.build(name, shape, seed=0), x, y, steps=steps - steps // every, **how | {"world": None})
+    alone = stepper(models.build(name, shape, seed=0), x, y, steps=steps, **how | {"world": None})
+    whole = reduced if every == 1 else lambda: (between(), reduced())
+    return whole, alone, sum(math.prod(v.shape) for v in network.trainable_variables)
+
+
+def reduction(parameters, steps, half_precision):
+    """A function of `steps` all-reduces of that many float32 numbers, one after the other."""
+    numbers = tf.Variable(tf.zeros([parameters]))
+
+    @tf.function
+    def reduce():
+        for _ in tf.range(steps):
+            numbers.assign(distributed.average([numbers], half_precision)[0])
+
+    return reduce
+
+
+def rows(options, world):
+    """All points that the options name, measured one after the other: a list of dicts, one for each round.
+
+    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes; `batch_size`
+    examples on each rank.
+    """
+    hosts = distributed.gather_objects(socket.gethostname())
+    cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
+    place = {"setting": options.setting, "ranks": world.size, "nodes": len(set(hosts)), "cores": cores}
+    batches = {"weak": options.batch_size, "strong": options.global_batch // world.size}
+    measured = []
+    for name in options.models:
+        for scaling, batch_size in batches.items():
+            if batch_size:
+                *functions, parameters = training(name, batch_size, options.steps, world, options.fp16, options.every)
+                point = {"model": name, "scaling": scaling, "batch_size": batch_size, "parameters": parameters}
+                measured.append((point, *measure(functions, options.rounds)))
+    for size in options.sizes if world.size > 1 else ():
+        point = {"model": ALLREDUCE, "scaling": "none", "batch_size": 0, "parameters": size}
+        seconds = measure([reduction(size, options.steps, options.fp16)], options.rounds)
+        measured.append((point, *seconds, np.zeros(options.rounds)))
+    return [
+        point | place | {"round": i, "step": whole[i] / options.steps, "alone": alone[i] / options.steps}
+        for point, whole, alone in measured
+        for i in range(options.rounds)
+    ]
+
+
+def main(argv=None):
+    """Measure on all ranks; rank 0 writes the file. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.step_times", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--models", nargs="*", default=[], help="models of the catalogue to train")
+    add("--batch_size", type=int, default=64, help="weak scaling: examples a step on each rank")
+    add("--global_batch", type=int, default=0, help="strong scaling: examples a step on all ranks; 0: none")
+    add("--sizes", type=int, nargs="*", default=[], help="float32 numbers, to time an all-reduce of that many")
+    add("--setting", default="default", help="what else was set: a word for the table")
+    add("--fp16", action="store_true", help="send gradients as float16")
+    add("--every", type=int, default=1, help="reduce at one step in so many")
+    add("--steps", type=int, default=10, help="steps in a round")
+    add("--rounds", type=int, default=15)
+    add("--output", type=Path, required=True, help="folder for the CSV file")
+    options = parser.parse_args(argv)
+    try:
+        options.models = [models.canonical(name) for name in options.models]
+    except ValueError as error:
+        parser.error(str(error))
+    if min(options.batch_size, options.rounds, options.every, *options.sizes) < 1 or options.steps % options.every:
+        parser.error("numbers must be 1 or more, and --steps a multiple of --every")
+    world = distributed.init(int(os.environ.get("OMP_NUM_THREADS", 0)) or None)
+    found = rows(options, world)
+    if world.rank == 0:
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_csv(options.output / f"{options.setting}-{world.size}-ranks.csv", found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
