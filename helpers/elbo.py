@@ -1,76 +1,129 @@
-"""The loss, in one place: negative log-likelihood, KL, its weight."""
+"""The loss: the negative ELBO with its negative log-likelihood (NLL), its KL divergence and the weight of the KL."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from helpers import keras2  # noqa: F401
 
 import tensorflow as tf
+import tf_keras as keras
 
 
-def categorical_nll(labels, logits):
-    """Mean negative log-likelihood of integer labels [B] under logits [B, C]; a scalar, in nats."""
+def categorical_nll(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Compute the mean negative log-likelihood of classes.
+
+    Args:
+      labels: integers [B].
+      logits: float [B, C].
+
+    Returns:
+      A scalar, in nats, averaged over B.
+    """
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
-def gaussian_nll(targets, outputs):
-    """Mean negative log-likelihood of real targets under a Gaussian whose noise the network gives.
+def gaussian_nll(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Compute the mean negative log-likelihood of real targets under a Gaussian whose noise the network predicts.
 
-    Kendall and Gal (2017), equation 5, with the constant kept: (log 2 pi + s + (y - m)^2 / exp(s)) / 2.
+    Kendall and Gal (2017), equation 5, with the constant: (log 2 pi + s + (y - m)^2 / exp(s)) / 2.
 
     Args:
       targets: float [B, D].
-      outputs: float [B, 2 D]: means m, then log variances s.
+      outputs: float [B, 2 D], the means m and then the log variances s.
 
     Returns:
-      A scalar, in nats: summed over D, averaged over B.
+      A scalar, in nats, summed over D and averaged over B.
     """
     mean, log_variance = tf.split(outputs, 2, axis=-1)
     square = tf.math.squared_difference(targets, mean) * tf.exp(-log_variance)
     return tf.reduce_mean(0.5 * tf.reduce_sum(math.log(2 * math.pi) + log_variance + square, axis=-1))
 
 
-def kl_divergence(model):
-    """KL(q || p) summed over all weights of `model`, in nats; 0 for a deterministic model.
+def kl_divergence(model: keras.Model) -> tf.Tensor:
+    """Return KL(q || p) summed over all weights of `model`, a scalar in nats; 0 for a deterministic model.
 
-    Keras layers renew their losses at each call: call the model first.
+    Keras layers renew their losses at each call, so call the model first.
     """
     return tf.add_n(model.losses) if model.losses else tf.constant(0.0)
 
 
-def kl_weight(epoch, warmup_epochs=0.0, final=1.0):
-    """The weight of the KL: rises linearly from 0 to `final` over the first `warmup_epochs` epochs.
+@dataclass(frozen=True)
+class LinearWarmup:
+    """A weight of the KL that rises linearly from 0 to `final` over the first `epochs` epochs.
 
-    Bowman et al. (2016), section 3.1 (KL annealing). With `final` below 1 the loss is no longer a bound
-    on the evidence: the posterior it leads to is narrower than the one that the prior asks for.
-
-    Args:
-      epoch: epochs trained so far, with the fraction of the present one; float or scalar tensor.
-
-    Returns:
-      Scalar float32 tensor in [0, final].
+    Bowman et al. (2016), section 3.1 (KL annealing). If `final` is below 1, the loss is no bound on the evidence, and
+    its posterior is narrower than the one that the prior asks for.
     """
-    if warmup_epochs <= 0:
-        return tf.constant(final, tf.float32)
-    return final * tf.minimum(1.0, tf.cast(epoch, tf.float32) / warmup_epochs)
+
+    epochs: float
+    final: float
+
+    def __call__(self, epoch: tf.Tensor | float) -> tf.Tensor:
+        """Return the weight, a float32 scalar, after `epoch` epochs. The fraction counts the present epoch."""
+        if self.epochs <= 0:
+            return tf.constant(self.final, tf.float32)
+        return self.final * tf.minimum(1.0, tf.cast(epoch, tf.float32) / self.epochs)
 
 
-def negative_elbo(model, x, y, num_examples, weight=1.0, nll=categorical_nll):
-    """The loss of one batch, per training example.
+def constant(weight: float) -> LinearWarmup:
+    """Return a schedule that gives the KL the same weight at all times. A weight of 1 gives the ELBO."""
+    return LinearWarmup(0.0, weight)
 
-    Blundell et al. (2015), equation 8, divided by the number of examples N of the whole training set:
-    mean NLL over the batch + weight * KL / N. It estimates -ELBO / N without bias whatever the batch size,
-    and, N being that of the whole set, averaging it over ranks counts the KL once.
+
+def warmup(epochs: float, final: float = 1.0) -> LinearWarmup:
+    """Return a schedule that raises the weight of the KL linearly from 0 to `final` over the first `epochs` epochs."""
+    return LinearWarmup(epochs, final)
+
+
+class Loss(NamedTuple):
+    """The loss of a batch, its parts (scalars in nats) and the model's outputs."""
+
+    loss: tf.Tensor
+    nll: tf.Tensor
+    kl: tf.Tensor
+    outputs: tf.Tensor
+
+
+@dataclass(frozen=True)
+class NegativeElbo:
+    """The negative ELBO of one batch, per training example: mean NLL over the batch + kl_weight * KL / N.
+
+    This is equation 8 of Blundell et al. (2015), divided by the number of examples N in the whole training set. It
+    estimates -ELBO / N without bias, whatever the batch size is. Averaging it over ranks counts the KL once, because N
+    is that of the whole training set.
 
     Args:
-      model: a Keras model; x: its input [B, ...]; y: what `nll` takes as its first argument.
-      num_examples: N.
-      weight: float or scalar tensor (see `kl_weight`).
       nll: function of (y, outputs) to a scalar.
-
-    Returns:
-      (loss, nll, kl, outputs): three scalars in nats, and the model's outputs.
+      kl_weight: function of the epochs trained so far to the weight of the KL, such as `constant` and `warmup` return.
     """
-    outputs = model(x, training=True)
-    likelihood = nll(y, outputs)
-    kl = kl_divergence(model)
-    return likelihood + weight * kl / num_examples, likelihood, kl, outputs
+
+    nll: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = categorical_nll
+    kl_weight: Callable[[tf.Tensor | float], tf.Tensor] = constant(1.0)
+
+    def __call__(
+        self, model: keras.Model, x: tf.Tensor, y: tf.Tensor, num_examples: int, epoch: tf.Tensor | float = 0.0
+    ) -> Loss:
+        """Compute the loss of the model's training call on a batch.
+
+        Args:
+          model: a Keras model.
+          x: the model's input [B, ...].
+          y: what `nll` takes as its first argument.
+          num_examples: N.
+          epoch: epochs trained so far, with the fraction of the present one.
+        """
+        outputs = model(x, training=True)
+        nll, kl = self.nll(y, outputs), kl_divergence(model)
+        return Loss(nll + self.kl_weight(epoch) * kl / num_examples, nll, kl, outputs)
+
+    def settings(self) -> dict:
+        """Return what a resumed run must have in common with the run that it resumes."""
+        if isinstance(self.kl_weight, LinearWarmup):
+            return {"kl_final": self.kl_weight.final, "kl_warmup_epochs": self.kl_weight.epochs}
+        return {"kl_weight": getattr(self.kl_weight, "__qualname__", repr(self.kl_weight))}
+
+    def report(self, epoch: float) -> dict:
+        """Return what a row of the history says of the loss after `epoch` epochs."""
+        return {"kl_weight": float(self.kl_weight(epoch))}

@@ -12,9 +12,11 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from helpers import distributed, models
+from helpers import models
+from helpers.distributed import ALONE, World, init
 from helpers.files import write_csv
 from helpers.fit import stepper
 
@@ -26,58 +28,67 @@ ALLREDUCE = "all-reduce"  # in place of a model's name: nothing but the sum over
 IMAGES = {True: (32, 32, 3), False: (28, 28, 1)}  # of CIFAR-10, and of MNIST
 
 
-def measure(functions, rounds):
-    """Seconds of each function's calls, [rounds], after one call to warm up; on the slowest rank.
+def measure(functions: list[Callable], rounds: int, world: World) -> np.ndarray:
+    """Measure the wall time of each function's calls on the slowest rank, after one call to warm up.
 
-    All ranks begin each call together. A synchronous step ends when its slowest rank does.
+    All ranks begin each call together. A synchronous step ends when its slowest rank ends it.
+
+    Returns:
+      Seconds [functions, rounds].
     """
     for function in functions:
         function()
     seconds = np.empty([rounds, len(functions)])
     for one in range(rounds):
         for place, function in enumerate(functions):
-            distributed.barrier()
+            world.barrier()
             began = time.perf_counter()
             function()
             seconds[one, place] = time.perf_counter() - began
-    return distributed.gather(seconds[None]).max(axis=0).T
+    return world.gather(seconds[None]).max(axis=0).T
 
 
-def training(name, batch_size, steps, world, half_precision, every):
-    """(step with the gradients' all-reduce, the same without it, parameters): functions of `steps` steps each."""
+def training(
+    name: str, batch_size: int, steps: int, world: World, every: int
+) -> tuple[Callable[[], object], Callable[[], object], int]:
+    """Return two functions that take `steps` training steps, and the number of the model's parameters.
+
+    The first function averages the gradients at one step in `every`, the second one never does.
+    """
     shape = IMAGES[name.startswith("CIFAR10")]
     stream = np.random.default_rng(world.rank)
     x = stream.integers(0, 256, (batch_size * world.size * 4, *shape), dtype=np.uint8)
     y = stream.integers(0, 10, len(x), dtype=np.int32)
-    how = {"batch_size": batch_size, "world": world}
     network = models.build(name, shape, seed=0)
     # One step in `every` is reduced. The sum of the others' gradients is left out: it costs next to nothing.
-    reduced = stepper(network, x, y, steps=steps // every, half_precision=half_precision, **how)
-    between = stepper(models.build(name, shape, seed=0), x, y, steps=steps - steps // every, **how | {"world": None})
-    alone = stepper(models.build(name, shape, seed=0), x, y, steps=steps, **how | {"world": None})
+    reduced = stepper(network, x, y, batch_size=batch_size, steps=steps // every, world=world)
+    others = steps - steps // every
+    between = stepper(models.build(name, shape, seed=0), x, y, batch_size=batch_size, steps=others, world=ALONE)
+    alone = stepper(models.build(name, shape, seed=0), x, y, batch_size=batch_size, steps=steps, world=ALONE)
     whole = reduced if every == 1 else lambda: (between(), reduced())
     return whole, alone, sum(math.prod(v.shape) for v in network.trainable_variables)
 
 
-def reduction(parameters, steps, half_precision):
-    """A function of `steps` all-reduces of that many float32 numbers, one after the other."""
+def reduction(parameters: int, steps: int, world: World) -> Callable[[], object]:
+    """Return a function that does `steps` all-reduces of this many float32 numbers, one after the other."""
     numbers = tf.Variable(tf.zeros([parameters]))
 
     @tf.function
     def reduce():
         for _ in tf.range(steps):
-            numbers.assign(distributed.average([numbers], half_precision)[0])
+            numbers.assign(world.average([numbers])[0])
 
     return reduce
 
 
-def rows(options, world):
-    """All points that the options name, measured one after the other: a list of dicts, one for each round.
+def rows(options: argparse.Namespace, world: World) -> list[dict]:
+    """Measure all points that the options name, one after the other.
 
-    `step` and `alone` are seconds a step, with the all-reduce and without; `cores` those of all nodes; `batch_size`
-    examples on each rank.
+    Returns:
+      A dict for each point and round. `step` and `alone` are seconds for a step, with the all-reduce and without it;
+      `cores` are those of all nodes; `batch_size` are the examples of each rank.
     """
-    hosts = distributed.gather_objects(socket.gethostname())
+    hosts = world.gather_objects(socket.gethostname())
     cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
     place = {"setting": options.setting, "ranks": world.size, "nodes": len(set(hosts)), "cores": cores}
     batches = {"weak": options.batch_size, "strong": options.global_batch // world.size}
@@ -85,12 +96,12 @@ def rows(options, world):
     for name in options.models:
         for scaling, batch_size in batches.items():
             if batch_size:
-                *functions, parameters = training(name, batch_size, options.steps, world, options.fp16, options.every)
+                *functions, parameters = training(name, batch_size, options.steps, world, options.every)
                 point = {"model": name, "scaling": scaling, "batch_size": batch_size, "parameters": parameters}
-                measured.append((point, *measure(functions, options.rounds)))
+                measured.append((point, *measure(functions, options.rounds, world)))
     for size in options.sizes if world.size > 1 else ():
         point = {"model": ALLREDUCE, "scaling": "none", "batch_size": 0, "parameters": size}
-        seconds = measure([reduction(size, options.steps, options.fp16)], options.rounds)
+        seconds = measure([reduction(size, options.steps, world)], options.rounds, world)
         measured.append((point, *seconds, np.zeros(options.rounds)))
     return [
         point | place | {"round": i, "step": whole[i] / options.steps, "alone": alone[i] / options.steps}
@@ -99,8 +110,8 @@ def rows(options, world):
     ]
 
 
-def main(argv=None):
-    """Measure on all ranks; rank 0 writes the file. Returns the exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Measure on all ranks, and write the file on rank 0. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.step_times", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--models", nargs="*", default=[], help="models of the catalogue to train")
@@ -120,7 +131,7 @@ def main(argv=None):
         parser.error(str(error))
     if min(options.batch_size, options.rounds, options.every, *options.sizes) < 1 or options.steps % options.every:
         parser.error("numbers must be 1 or more, and --steps a multiple of --every")
-    world = distributed.init(int(os.environ.get("OMP_NUM_THREADS", 0)) or None)
+    world = init(int(os.environ.get("OMP_NUM_THREADS", 0)) or None, half_precision=options.fp16)
     found = rows(options, world)
     if world.rank == 0:
         options.output.mkdir(parents=True, exist_ok=True)

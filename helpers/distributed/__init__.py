@@ -1,32 +1,6 @@
-"""What several ranks do together."""
+"""What several ranks do together. Importing this package imports neither TensorFlow nor Horovod."""
 
-from helpers import keras2  # noqa: F401, I001  (before TensorFlow)
-from helpers.distributed.horovod_world import (
-    HorovodInternalError,
-    World,
-    average,
-    barrier,
-    broadcast,
-    differing,
-    gather,
-    gather_objects,
-    init,
-    mean,
-    meeting,
-    neighbours,
-)
+from helpers.distributed.start import init, local_ranks
+from helpers.distributed.world import ALONE, PeerLost, RankFailure, World, differing
 
-__all__ = [
-    "HorovodInternalError",
-    "World",
-    "average",
-    "barrier",
-    "broadcast",
-    "differing",
-    "gather",
-    "gather_objects",
-    "init",
-    "mean",
-    "meeting",
-    "neighbours",
-]
+__all__ = ["ALONE", "PeerLost", "RankFailure", "World", "differing", "init", "local_ranks"]

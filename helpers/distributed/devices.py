@@ -1,25 +1,27 @@
-"""Which GPU this process computes on, and how many threads it has. Call it before TensorFlow computes anything."""
+"""Which GPU this process computes on, and how many threads it has."""
 
 import ctypes
+
+from helpers import keras2  # noqa: F401
 
 import tensorflow as tf
 
 
 class DeviceError(ValueError):
-    """The ranks cannot share the GPUs in the way that they have been started."""
+    """The ranks cannot share the GPUs as the launcher started them."""
 
 
-def prepare(threads, inter_threads, local_rank=0, launched=False):
+def prepare(threads: int | None, inter_threads: int | None, local_rank: int = 0, launched: bool = False) -> str | None:
     """Let TensorFlow see one GPU, the one with the number of the local rank, and give it its threads.
 
-    With fewer GPUs than local ranks it goes round robin, which is also right where the launcher shows each rank one GPU
-    of its own. TensorFlow takes memory as it needs it, because `helpers` sets TF_FORCE_GPU_ALLOW_GROWTH.
+    Call it before TensorFlow computes anything. If a node has fewer GPUs than local ranks, the numbers start again
+    at 0. That is also right where the launcher shows each rank only its own GPU. TensorFlow takes memory as it needs
+    it, because `helpers` sets TF_FORCE_GPU_ALLOW_GROWTH.
 
     Args:
-      threads, inter_threads: threads within one operation, and operations run at a time; 0 lets TensorFlow choose. None
-        means one for a rank on a CPU, because ranks fill the cores, and 0 otherwise. A rank on a GPU leaves its cores
-        idle, so threads to spare cost nothing, but a single thread would have to load the data and to launch the
-        GPU's kernels in turn.
+      threads, inter_threads: threads within one operation, and operations that run at a time; 0 lets TensorFlow choose.
+        None means 1 for a rank on a CPU, because the ranks fill the cores, and 0 otherwise. A rank on a GPU leaves its
+        cores idle, and with a single thread it would load the data and launch the GPU's kernels in turn.
       local_rank: this rank's number on its node.
       launched: whether this process is one of several ranks.
 
@@ -27,7 +29,7 @@ def prepare(threads, inter_threads, local_rank=0, launched=False):
       The PCI address of the GPU, or None if there is no GPU.
 
     Raises:
-      RuntimeError: TensorFlow has computed already, so that its devices are fixed.
+      RuntimeError: TensorFlow has computed already, so its devices are fixed.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if threads is None:
@@ -45,20 +47,20 @@ def prepare(threads, inter_threads, local_rank=0, launched=False):
     return pci_address(number)
 
 
-def check(taken):
+def check(taken: list[tuple[str, str | None]]) -> None:
     """Refuse GPUs on which NCCL cannot reduce. Every rank calls it with the same argument.
 
     Args:
-      taken: (host, PCI address of the GPU or None) of each rank, in the order of ranks.
+      taken: (host, PCI address of the GPU or None) of each rank, in the order of the ranks.
 
     Raises:
-      DeviceError: two ranks of a host have one GPU, or only some of the ranks have any.
+      DeviceError: two ranks of a host have the same GPU, or only some of the ranks have any.
     """
     without = [rank for rank, (_, gpu) in enumerate(taken) if gpu is None]
     if 0 < len(without) < len(taken):
         raise DeviceError(
-            f"rank {without[0]} on {taken[without[0]][0]} sees no GPU and other ranks do, but NCCL needs one for each:"
-            " start ranks on nodes with GPUs alone, or hide them from all ranks (CUDA_VISIBLE_DEVICES=-1)"
+            f"rank {without[0]} on {taken[without[0]][0]} sees no GPU and other ranks do, but NCCL needs one for"
+            " each rank. Start ranks only on nodes with GPUs, or hide the GPUs from all ranks (CUDA_VISIBLE_DEVICES=-1)"
         )
     for rank, (host, gpu) in enumerate(taken):
         first = taken.index((host, gpu))
@@ -66,16 +68,16 @@ def check(taken):
             ranks, gpus = sum(h == host for h, _ in taken), len({g for h, g in taken if h == host})
             raise DeviceError(
                 f"ranks {first} and {rank} both compute on GPU {gpu} of {host}, where {ranks} ranks take {gpus} GPU"
-                f"{'s' * (gpus > 1)}, and NCCL refuses two ranks on one GPU: start at most one rank for each GPU of a"
+                f"{'s' * (gpus > 1)}, and NCCL refuses two ranks on one GPU. Start at most one rank for each GPU of a"
                 " node, and let each rank see all of them, or only its own"
             )
 
 
-def pci_address(number):
-    """The PCI address of the GPU that CUDA counts as `number` in this process, as CUDA_VISIBLE_DEVICES has it.
+def pci_address(number: int) -> str:
+    """Return the PCI address of the GPU that CUDA counts as `number` in this process.
 
-    TensorFlow does not tell it before it occupies the GPU. NCCL too recognises a GPU by this address, and unlike the
-    number it is the same in processes that see different GPUs. Where CUDA cannot be asked, the number stands in for it.
+    NCCL recognises a GPU by this address. Unlike the number, it is the same in processes that see different GPUs.
+    TensorFlow tells it only once it occupies the GPU. If CUDA cannot be asked, the number stands in for the address.
     """
     text, device = ctypes.create_string_buffer(32), ctypes.c_int()
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from helpers import data
-from helpers.fit import agree
+from helpers.distributed import ALONE
 from helpers.inference import posterior as draws
 from helpers.progress import bar
 
@@ -27,7 +27,7 @@ PASSES = 8192  # draws times examples in one call, which costs about a milliseco
 CACHE = 12 * MB  # what a block of examples may hold, to stay near the processor
 
 
-def sample_outputs(model, x, num_draws=300, *, seed=0, budget_mb=512, progress=False, world=None):
+def sample_outputs(model, x, num_draws=300, *, seed=0, budget_mb=512, progress=False, world=ALONE):
     """Outputs of `num_draws` networks drawn from the model's posterior, each applied to every input.
 
     The model is any Keras model whose outputs for one example do not depend on the others, with Bayesian
@@ -51,20 +51,16 @@ def sample_outputs(model, x, num_draws=300, *, seed=0, budget_mb=512, progress=F
     Raises:
       ValueError: no draws, no examples, or examples of another shape than the model's.
       TypeError: the model's output is not one tensor.
-      fit.RankFailure: another rank has failed.
+      distributed.RankFailure: another rank has failed.
     """
     failure = outputs = None
     try:
         outputs = _outputs_of_rank(model, np.asarray(x), num_draws, seed, int(budget_mb * MB), progress, world)
     except Exception as error:
         failure = error
-    agree(failure, world)
-    if world and world.size > 1:
-        from helpers import distributed
-
-        # Of a deterministic model only one rank, whichever it is, has an output.
-        outputs = distributed.gather(outputs)
-    return outputs
+    world.agree(failure)
+    # Of a deterministic model only one rank, whichever it is, has an output.
+    return world.gather(outputs)
 
 
 def sample_probabilities(model, x, num_draws=300, **options):
@@ -80,8 +76,7 @@ def _outputs_of_rank(model, x, num_draws, seed, budget, progress, world):
     _check(model, x, num_draws)
     networks = compile_networks(model, x)
     num_draws = num_draws if networks.weight_bytes else 1
-    rank, size = (world.rank, world.size) if world else (0, 1)
-    begin, end = (part * num_draws // size for part in (rank, rank + 1))
+    begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
     at_once, rows, block = _chunks(networks, len(x), end - begin, budget)
     outputs = None
     with bar(total=(end - begin) * len(x), desc="forward passes", disable=not progress) as ticker:

@@ -1,20 +1,37 @@
-"""What the training command tells of a run: lines, evaluations, figures of the weights, the summary."""
+"""What the training command reports of a run: lines, evaluations, figures of the weights, and the summary."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 from helpers import metrics, models, provenance
+from helpers.checkpoints import History
+from helpers.data import Dataset
 from helpers.files import write
 from helpers.inference.monte_carlo import sample_probabilities
 
+import numpy as np
+import tf_keras as keras
+from absl.flags import FlagValues
 
-def make_report(flags, folder, held_out):
-    """The callback for rank 0 that prints, evaluates on held-out training examples, and plots."""
+
+def make_report(flags: FlagValues, folder: Path, held_out: tuple[np.ndarray, np.ndarray]) -> Callable:
+    """Return the callback for rank 0 that prints, evaluates on held-out training examples, and plots.
+
+    Args:
+      flags: the flags of the command.
+      folder: the folder of the run.
+      held_out: images [N, H, W, C] and labels [N].
+
+    Raises:
+      ValueError: the run is resumed, and its file of evaluations is damaged.
+    """
     path = folder / "validation.json"
     try:
         evaluations = json.loads(path.read_text()) if flags.resume and path.exists() else []
         evaluations.sort(key=lambda row: row["step"])
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, and resume again") from error
+        raise ValueError(f"{path} is damaged ({error}). Remove it, and resume again.") from error
 
     def due(frequency, step):
         return frequency and step and step % frequency == 0
@@ -35,8 +52,8 @@ def make_report(flags, folder, held_out):
     return report
 
 
-def plot_weights(model, step, path):
-    """Save the figure of the weight posteriors; a deterministic model has none."""
+def plot_weights(model: keras.Model, step: int, path: Path) -> None:
+    """Save the figure of the weight posteriors. A deterministic model has none."""
     from helpers import plots
 
     import matplotlib.pyplot as plt
@@ -48,10 +65,28 @@ def plot_weights(model, step, path):
         plt.close(figure)
 
 
-def summarise(flags, model, history, dataset, draws, size, spent):
-    """The run's summary, as a dict that JSON can hold."""
+def summarise(
+    flags: FlagValues,
+    model: keras.Model,
+    history: History,
+    dataset: Dataset,
+    draws: np.ndarray,
+    size: int,
+    spent: dict,
+) -> dict:
+    """Return the summary of the run, as a dict that JSON can hold.
+
+    Args:
+      flags: the flags of the command.
+      model: the trained model.
+      history: what `fit` has returned on rank 0.
+      dataset: the data set, with its test labels [N].
+      draws: probabilities [S, N, C] on the test set.
+      size: the number of ranks.
+      spent: seconds that the parts of the start have taken.
+    """
     mine = history.steps[history.resumed :]
-    # The first call compiles; the rate is that of the others.
+    # The first call compiles, so the rate is that of the others.
     steps, seconds = (sum(call[key] for call in mine[1:]) for key in ("steps", "seconds"))
     return {
         "model": model.name,

@@ -7,14 +7,18 @@ import sys
 import time
 
 from helpers import ROOT, data, models
-from helpers.elbo import categorical_nll
+from helpers.checkpoints import History
+from helpers.elbo import NegativeElbo, categorical_nll, warmup
 from helpers.files import read_csv, write
-from helpers.fit import History, _note, fit
+from helpers.fit import fit
+from helpers.runs import Run
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+
+ELBO = NegativeElbo()
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +26,11 @@ def digits():
     return data.load("mnist", quiet=True)
 
 
-def train(digits, name="BNN_FC_flip", **options):
+def train(digits, name="BNN_FC_flip", epochs=1, batch_size=50, optimizer=None, loss=ELBO, **circumstances):
     keras.utils.set_random_seed(1)
-    model = models.build(name)
-    history = fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=5, **{"batch_size": 50, **options})
-    return model, history
+    model, run = models.build(name), Run(**circumstances)
+    how = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "loss": loss}
+    return model, fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=5, run=run, **how)
 
 
 def weights(model):
@@ -53,7 +57,7 @@ def test_the_same_seed_trains_the_same_weights(digits):
 
 @pytest.mark.parametrize("name", ["BNN_FC_flip", "BNN_FC_nonflip", "CNN_FC"])
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(digits, tmp_path, name):
-    options = {"epochs": 2, "checkpoint_every": 7, "kl_warmup_epochs": 1.5}
+    options = {"epochs": 2, "checkpoint_every": 7, "loss": NegativeElbo(kl_weight=warmup(1.5))}
     whole, history = train(digits, name, folder=tmp_path / "whole", **options)
     train(digits, name, folder=tmp_path / "parts", max_steps=28, **options)
     resumed, again = train(digits, name, folder=tmp_path / "parts", resume=True, **options)
@@ -64,11 +68,11 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(digits, tmp_pa
 
 
 def test_a_long_run_is_noted_in_few_rows():
-    history = History([], [], 0)
+    history = History([], [])
     for epoch in range(200):
         begun = len(history.steps)
         for call in range(100):
-            _note(history, begun, 1000 * epoch + 10 * call + 10, 10, 0.5)
+            history.note(1000 * epoch + 10 * call + 10, 10, 0.5, begun)
     steps = np.cumsum([row["steps"] for row in history.steps])
     assert steps.tolist() == [row["step"] for row in history.steps]
     assert sum(row["seconds"] for row in history.steps) == 200 * 100 * 0.5
@@ -77,7 +81,7 @@ def test_a_long_run_is_noted_in_few_rows():
     resumed = history._replace(resumed=len(history.steps))
     begun = len(resumed.steps)
     for call in range(1, 4):
-        _note(resumed, begun, 200_000 + 10 * call, 10, 9.0 / call)
+        resumed.note(200_000 + 10 * call, 10, 9.0 / call, begun)
     rows = [(row["steps"], row["seconds"]) for row in resumed.steps[begun:]]
     assert rows == [(10, 9.0), (20, 7.5)], "the call that compiles stays alone"
 
@@ -91,7 +95,7 @@ def test_callbacks_come_at_their_steps_with_the_means_so_far(digits):
 
 def test_another_run_is_neither_overwritten_nor_mixed(digits, tmp_path):
     train(digits, folder=tmp_path)
-    with pytest.raises(FileExistsError, match="resume"):
+    with pytest.raises(FileExistsError, match="Resume it"):
         train(digits, folder=tmp_path)
     with pytest.raises(ValueError, match="batch_size = 50, this one has 25"):
         train(digits, folder=tmp_path, batch_size=25, resume=True)
@@ -128,9 +132,9 @@ def test_the_loop_is_traced_once(digits):
         traces.append(1)
         return categorical_nll(labels, logits)
 
-    train(digits, nll=counted, epochs=1)
+    train(digits, loss=NegativeElbo(counted), epochs=1)
     once = len(traces)
-    train(digits, nll=counted, epochs=3, steps_per_call=7)
+    train(digits, loss=NegativeElbo(counted), epochs=3, steps_per_call=7)
     assert len(traces) == 2 * once
 
 
@@ -141,7 +145,7 @@ def test_too_few_examples_are_an_error_not_an_empty_run(digits):
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_its_checkpoint(digits, tmp_path):
     with pytest.raises(FloatingPointError, match="learning rate"):
-        train(digits, "CNN_FC", folder=tmp_path, learning_rate=1e38, epochs=2)
+        train(digits, "CNN_FC", folder=tmp_path, optimizer=keras.optimizers.legacy.Adam(1e38), epochs=2)
     assert not list((tmp_path / "checkpoints").glob("*.index"))
 
 
@@ -156,12 +160,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 KILLED = """
 import sys, tf_keras as keras
 from helpers import data, models
-from helpers.fit import History, _note, fit
+from helpers.fit import fit
+from helpers.runs import Run
 digits = data.load("mnist", quiet=True)
 keras.utils.set_random_seed(1)
 model = models.build("BNN_FC_flip")
 fit(model, digits.x_train[:1000], digits.y_train[:1000], batch_size=50, seed=5, epochs=500,
-    checkpoint_every=1, folder=sys.argv[1], resume=True)
+    run=Run(checkpoint_every=1, folder=sys.argv[1], resume=True))
 """
 
 

@@ -14,7 +14,7 @@ from helpers.layers.bayesian import (
     DenseReparameterization,
     seed_noise,
 )
-from helpers.runs import restore_model
+from helpers.checkpoints import restore_model
 from helpers.train import command as train
 
 import numpy as np

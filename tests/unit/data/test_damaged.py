@@ -12,7 +12,7 @@ from helpers import data, layers
 from helpers.data import readers
 from helpers.files import read_csv
 from helpers.fit import History, _State
-from helpers.runs import Store, restore_model
+from helpers.checkpoints import Store, restore_model
 
 import numpy as np
 import pytest

@@ -1,0 +1,243 @@
+"""The folder of a training run: its settings, its history as CSV, and its checkpoints."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers import files, keras2  # noqa: F401
+from helpers.distributed import World
+
+import tensorflow as tf
+import tf_keras as keras
+
+
+class History(NamedTuple):
+    """What a run has measured.
+
+    Attributes:
+      epochs: a dict for each epoch, with means over it.
+      steps: a dict for each call of the compiled step function; in long runs a dict covers several calls.
+      resumed: how many rows of `steps` come from the run that this one resumed.
+    """
+
+    epochs: list
+    steps: list
+    resumed: int = 0
+
+    def continued(self, epochs_done: int, complete: bool) -> "History":
+        """Return the history to which the resumed run adds its rows, after `epochs_done` whole epochs.
+
+        A run that stopped inside an epoch has left a row for that part. Unless it is complete, the row of the whole
+        epoch will take its place.
+        """
+        rows = [row for row in self.epochs if complete or row["epoch"] <= epochs_done]
+        return History(rows, self.steps, len(self.steps))
+
+    def first_row_after(self, step: int) -> int:
+        """Return the place in `steps` of the first row after `step`."""
+        return sum(row["step"] <= step for row in self.steps)
+
+    def seconds(self, first_row: int) -> float:
+        """Return the seconds that the calls from this row on have taken."""
+        return sum(row["seconds"] for row in self.steps[first_row:])
+
+    def note(self, step: int, count: int, seconds: float, epoch_row: int) -> None:
+        """Add a call of `count` steps that ended at `step`.
+
+        Millions of steps must fit in memory and in each checkpoint, so a row grows to a thousandth of the steps before
+        it. It does not grow into another epoch (from row `epoch_row` on). The first call of a job, which compiles,
+        keeps a row of its own.
+        """
+        rows = self.steps
+        if len(rows) > max(epoch_row, self.resumed + 1) and rows[-1]["steps"] < step / 1000:
+            last = rows.pop()
+            count, seconds = last["steps"] + count, last["seconds"] + seconds
+        rows.append({"step": step, "steps": count, "seconds": seconds})
+
+
+def saved(folder: Path | str) -> list[str]:
+    """Return the paths of the checkpoints of the run in `folder`, without their endings, in the order of their saving.
+
+    TensorFlow's own list of them has no checksum. It counts if it names exactly those that are there. Otherwise the
+    times of the files count. The numbers in their names do not, because a run that continues with more ranks counts
+    fewer steps.
+    """
+    folder = Path(folder) / "checkpoints"
+    times = {path.stem: path.stat().st_mtime_ns for path in folder.glob("step-*.index")}
+    names = []
+    with contextlib.suppress(ValueError):
+        state = tf.train.get_checkpoint_state(str(folder))
+        names = [Path(path).name for path in state.all_model_checkpoint_paths] if state else []
+    if sorted(names) != sorted(times):
+        names = sorted(times, key=times.get)
+    return [str(folder / name) for name in names]
+
+
+def restore_model(model: keras.Model, folder: Path | str) -> None:
+    """Give `model` the weights of the last checkpoint of the run in `folder`. Nothing else of it is read.
+
+    Raises:
+      ValueError: there is no checkpoint, or it does not fit the model.
+    """
+    path = next(reversed(saved(folder)), None)
+    if path is None:
+        raise ValueError(f"{folder} holds no checkpoint. Give the folder of a run, as helpers.train leaves it.")
+    try:
+        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+    except Exception as error:  # the kind of TensorFlow's error depends on the damage
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} does not fit the model {model.name}: {reason}") from error
+
+
+class _Rows(tf.train.experimental.PythonState):
+    """The histories up to a checkpoint's step. The checkpoint holds them under its checksums."""
+
+    def __init__(self):
+        self.rows = {"epochs": [], "steps": []}
+
+    def serialize(self):
+        return json.dumps(self.rows)
+
+    def deserialize(self, string_value):
+        self.rows = json.loads(string_value)
+
+
+class Checkpoints:
+    """settings.json, history.csv, steps.csv and checkpoints/ in a run's folder. Rank 0 alone uses the folder.
+
+    The CSV files are for reading. A resumed run reads the checkpoints, which hold the histories too, and each part of
+    which has a checksum. The folder is its owner's alone; `chmod -R g+rX` gives it to a group.
+
+    Args:
+      folder: made if absent; None keeps nothing.
+      world: the ranks, all of which call the same methods.
+      checkpoint: all that a resumed run needs.
+      settings: what must not change between a run and its resumption.
+    """
+
+    def __init__(self, folder: Path | str | None, world: World, checkpoint: tf.train.Checkpoint, settings: dict):
+        self.folder, self.world = Path(folder or "."), world
+        self.kept = folder is not None
+        self.history = History([], [])
+        self._checkpoint, self._settings = checkpoint, settings
+        self._rows = _Rows()
+        if self.kept:
+            checkpoint.histories = self._rows
+        self._lock = contextlib.ExitStack()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
+
+    def between_steps(self) -> None:
+        """Do nothing. All ranks call it when everything that belongs to a checkpoint's step is done."""
+
+    def open(self, resume: bool) -> None:
+        """Begin a run in the folder, or with `resume` restore its last checkpoint and the history up to it.
+
+        Raises:
+          FileExistsError: the folder holds checkpoints already, and `resume` is false.
+          OSError: the folder cannot be written to, or another process's run uses it.
+          ValueError: the checkpoints belong to a run with other settings, or none of them can be read. If only the
+            newest is damaged, the one before it is taken, and a line on stderr says so.
+        """
+        if not self.kept:
+            return
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(files.held(self.folder))
+            self._begin(resume)
+            self._lock = stack.pop_all()  # until the end of the run, unless it could not begin
+
+    def _begin(self, resume):
+        folder = self.folder / "checkpoints"
+        begun = bool(saved(self.folder)) or (folder / "checkpoint").exists()
+        if begun and not resume:
+            raise FileExistsError(
+                f"{self.folder} holds a run already. Resume it, give another folder, or remove it first."
+            )
+        if begun:
+            self._compare()
+            self._restore(saved(self.folder))
+            self.history = History(self._rows.rows["epochs"], self._rows.rows["steps"])
+        else:
+            files.write(self.folder / "settings.json", json.dumps(self._settings, indent=1) + "\n")
+        how = {"max_to_keep": 2, "checkpoint_name": "step"}
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), **how)
+
+    def _compare(self):
+        """Refuse to resume if the run in the folder had another setting."""
+        path = self.folder / "settings.json"
+        try:
+            before = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"cannot resume in {self.folder}: its settings.json is missing or damaged ({error}). Put a good copy "
+                "in its place, or give another folder."
+            ) from error
+        for key in before | self._settings:
+            earlier, now = before.get(key), self._settings.get(key)
+            if earlier != now:
+                raise ValueError(
+                    f"cannot resume in {self.folder}: its run had {key} = {earlier!r}, this one has {now!r}. "
+                    "Give the same setting, or another folder."
+                )
+
+    def _restore(self, paths):
+        """Restore the newest of the checkpoints that can be read."""
+        for path in reversed(paths):
+            try:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+            except Exception as error:  # the kind of TensorFlow's error depends on the damage
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"{self.folder}: {Path(path).name} cannot be read ({reason})", file=sys.stderr)
+                continue
+            self._list(paths)
+            return
+        raise ValueError(f"{self.folder} holds no checkpoint that can be read; remove the folder to start anew")
+
+    def _list(self, paths):
+        """Give TensorFlow a list of the checkpoints that is whole."""
+        times = [os.path.getmtime(f"{path}.index") for path in paths]
+        folder = self.folder / "checkpoints"
+        try:
+            tf.compat.v1.train.update_checkpoint_state(
+                str(folder), paths[-1], paths, all_model_checkpoint_timestamps=times
+            )
+        except tf.errors.OpError as error:
+            raise OSError(f"{folder}/checkpoint cannot be written ({error.message})") from error
+
+    def save(self, step: int, history: History) -> None:
+        """Save a checkpoint named by `step` on rank 0, after the CSV files, whose rows may be ahead of it without harm.
+
+        Raises:
+          OSError: it cannot be written. What was there before is whole.
+          RankFailure: saving failed on rank 0, and this is another rank.
+        """
+        if self.kept:
+            self.world.on_first(lambda: self._save(step, history))
+
+    def _save(self, step, history):
+        self._rows.rows = {"epochs": history.epochs, "steps": history.steps}
+        try:
+            files.write_csv(self.folder / "history.csv", history.epochs)
+            files.write_csv(self.folder / "steps.csv", history.steps)
+            self._manager.save(checkpoint_number=step)
+        except (OSError, tf.errors.OpError) as error:
+            kept = [Path(path).name for path in saved(self.folder)]
+            for part in (self.folder / "checkpoints").glob("step-*"):
+                if part.is_dir():  # where TensorFlow puts the parts until all are there
+                    shutil.rmtree(part, ignore_errors=True)
+                elif part.name.partition(".")[0] not in kept:
+                    with contextlib.suppress(OSError):
+                        part.unlink()
+            raise OSError(
+                f"the checkpoint of step {step} cannot be written in {self.folder} "
+                f"({str(error).strip().splitlines()[0]}). "
+                + (f"{kept[-1]} is whole: make room, then resume" if kept else "There is none yet: make room first")
+            ) from error
