@@ -16,7 +16,7 @@ from functools import partial
 BEGAN = float(os.environ.get("BNN_BENCH_BEGAN", time.time()))
 
 from helpers import ROOT, models  # noqa: E402 the clock first: start-up is timed too
-from helpers.elbo import negative_elbo  # noqa: E402
+from helpers.fit import stepper  # noqa: E402
 from helpers.timing import interleaved  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -80,23 +80,6 @@ def images(short, n):
     return random.random((n, *MODELS[short][1]), np.float32), random.integers(0, 10, n).astype(np.int32)
 
 
-def stepper(model, x, y, steps, average=list):
-    """The function that takes `steps` training steps in one call: forward, backward, Adam."""
-    optimizer, parameters = keras.optimizers.legacy.Adam(1e-3), model.trainable_variables
-    x, y = tf.constant(x), tf.constant(y)
-    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in parameters])
-
-    @tf.function
-    def run(x, y, count):
-        for _ in tf.range(count):
-            with tf.GradientTape() as tape:
-                loss, *_ = negative_elbo(model, x, y, EXAMPLES)
-            gradients = average(tape.gradient(loss, parameters))
-            optimizer.apply_gradients(zip(gradients, parameters, strict=True))
-
-    return partial(run, x, y, tf.constant(steps))
-
-
 def in_turn(run, rounds):
     """`interleaved`, with half of the turns in another order: what follows a busy neighbour takes longer."""
     names = list(run)
@@ -116,9 +99,10 @@ def train(short, rounds, steps):
     alike = build(short, "alike")
     if any(isinstance(layer, PatchConv2D) for layer in alike.layers):
         made["twin lowered alike"] = alike
-    run = {name: repeat(stepper(model, x, y, 1), steps) for name, model in made.items()}
+    run = {name: repeat(stepper(model, x, y, batch_size=BATCH, steps=1), steps) for name, model in made.items()}
     calls = -(-steps // 10)
-    run |= {f"{n}, 10 a call": repeat(stepper(made[n], x, y, steps // calls), calls) for n in ("ours", "stock", "twin")}
+    ten = {"batch_size": BATCH, "steps": steps // calls}
+    run |= {f"{n}, 10 a call": repeat(stepper(made[n], x, y, **ten), calls) for n in ("ours", "stock", "twin")}
     fitted = build(short, "stock")
     fitted.compile(keras.optimizers.legacy.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(True))
     data = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
@@ -177,17 +161,18 @@ def inference(short, rounds, draws):
 
 def ranks(short, rounds, steps):
     """Run by mpiexec on every rank: the step with and without averaging gradients; rank 0's times."""
-    from helpers import distributed
+    from helpers.distributed import ALONE, init
 
-    world = distributed.init()
-    x, y = images(short, BATCH)
+    world = init()
+    x, y = images(short, BATCH * world.size)
     model = build(short, "ours")
-    both = {"step": distributed.average, "step without all-reduce": list}
-    run = {name: stepper(model, x, y, steps, average) for name, average in both.items()}
+    how = {"batch_size": BATCH, "steps": steps}
+    both = {"step": world, "step without all-reduce": ALONE}
+    run = {name: stepper(model, x, y, world=with_ranks, **how) for name, with_ranks in both.items()}
 
     def together(function):
         function()
-        distributed.gather(np.zeros(1))  # the next begins on all ranks at a time
+        world.barrier()  # the next call begins on all ranks at once
 
     seconds = in_turn({name: partial(together, function) for name, function in run.items()}, rounds)
     return {name: s / steps for name, s in seconds.items()} if world.rank == 0 else None
@@ -196,6 +181,7 @@ def ranks(short, rounds, steps):
 def alone(short, variant, *_):
     """Start-up of a training run until its first and second call, in seconds, and its memory in MB."""
     from helpers.fit import fit
+    from helpers.runs import Run
 
     shape = MODELS[short][1]
     x = np.random.default_rng(0).integers(0, 256, (20 * BATCH, *shape), dtype=np.uint8)
@@ -205,7 +191,7 @@ def alone(short, variant, *_):
     model = build(short, variant)
     built = time.time()
     y = np.zeros(len(x), np.int32)
-    history = fit(model, x, y, max_steps=10, batch_size=BATCH, steps_per_call=1, progress=False)
+    history = fit(model, x, y, batch_size=BATCH, run=Run(max_steps=10, steps_per_call=1, progress=False))
     first, *others = [call["seconds"] for call in history.steps]
     return {
         "imports": IMPORTED - BEGAN, "building the model": built - began, "first step, with tracing": first,

@@ -20,11 +20,12 @@ from tests.support.ranks import mpiexec
 def gpus_of_each(gpus, addresses, nccl):
     """What a rank takes, or why not, if it sees `gpus` GPUs at `addresses`; what Horovod says is real but for NCCL."""
     from helpers import distributed
+    from helpers.distributed import horovod_world
 
     config = Configured(gpus)
     real, devices.tf = devices.tf, type("tf", (), {"config": config})
     devices.pci_address = lambda number: addresses[number]
-    distributed.hvd.nccl_built = lambda: nccl
+    horovod_world.hvd.nccl_built = lambda: nccl
     try:
         world = distributed.init()
         return world.local_rank, config.set.get("GPU")
@@ -53,13 +54,14 @@ def on_second_device():
 
     world = distributed.init()
     from helpers import fit, models
+    from helpers.runs import Run
 
     x, y = (part[:200] for part in (DIGITS.x_train, DIGITS.y_train))
 
     def train(number):
         with tf.device(f"CPU:{number}"):
             model = models.build("BNN_conv_flip", seed=world.rank)
-            fit.fit(model, x, y, epochs=1, batch_size=16, seed=3, world=world)
+            fit.fit(model, x, y, epochs=1, batch_size=16, seed=3, run=Run(world=world))
         return [v.numpy() for v in model.trainable_variables], {v.device[-5:] for v in model.variables}
 
     (first, _), (other, places) = train(0), train(1 + world.local_rank)
@@ -108,10 +110,10 @@ if __name__ == "__main__":
 
     rank = launched_rank()
     if what == "command":
-        from helpers import distributed
+        from helpers.distributed import horovod_world
         from helpers.train import command as train
 
-        distributed.hvd.nccl_built = lambda: 1
+        horovod_world.hvd.nccl_built = lambda: 1
         devices.prepare = lambda *_, **__: "07"
         sys.exit(train.main([f"--output={folder}"]))
     DIGITS = data.load("mnist", quiet=True)

@@ -18,22 +18,23 @@ from tests.unit.test_mixed_precision import start
 
 def on_rank(folder):
     """One rank's findings: overflow on rank 1 alone, and a run whose first steps overflow."""
-    from helpers import distributed
+    from helpers.distributed import differing, init
+    from helpers.distributed.horovod_world import HorovodWorld
 
-    world = distributed.init()
+    world = init()
     scale, value, optimizer = loss_scale.LossScale(), tf.Variable([1.0]), keras.optimizers.legacy.SGD(0.5)
     gradient = tf.constant([float("inf") if world.rank == 1 else 0.2])
-    tf.function(lambda gradient: scale.apply(optimizer, distributed.average([gradient]), [value]))(gradient)
+    tf.function(lambda gradient: scale.apply(optimizer, world.average([gradient]), [value]))(gradient)
     alone = float(value[0]), float(scale.scale) / loss_scale.INITIAL
 
     loss_scale.INITIAL = 2.0**30
     digits = data.load("mnist", quiet=True)
     results = []
-    for how in ({}, {"half_precision": True}):
-        model, _ = start(digits, world=world, folder=f"{folder}/{len(how)}", epochs=1, max_steps=8, **how)
-        model, history = start(digits, world=world, folder=f"{folder}/{len(how)}", resume=True, **how)
+    for number, ranks in enumerate((world, HorovodWorld(half_precision=True))):
+        model, _ = start(digits, 1, world=ranks, folder=f"{folder}/{number}", max_steps=8)
+        model, history = start(digits, world=ranks, folder=f"{folder}/{number}", resume=True)
         first, last = history.epochs
-        results.append((distributed.differing(model.variables), last["nll"] < first["nll"], last["step"]))
+        results.append((differing(model.variables, world), last["nll"] < first["nll"], last["step"]))
     with open(f"{folder}/{world.rank}.json", "w") as file:
         json.dump([alone, *results], file)
 

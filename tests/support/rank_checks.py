@@ -6,12 +6,13 @@
 import json
 import sys
 
-from helpers import distributed
+from helpers.distributed import differing, init
 
-world = distributed.init()
+world = init()
 
 from helpers import data, elbo, layers, models  # noqa: E402
-from helpers.fit import agree, fit  # noqa: E402
+from helpers.fit import fit  # noqa: E402
+from helpers.runs import Run  # noqa: E402
 
 import numpy as np  # noqa: E402 Horovod first: it fixes the threads
 import tensorflow as tf  # noqa: E402
@@ -33,9 +34,9 @@ def gap(first, second):
 
 def broadcast(folder):
     model = build(world.rank)
-    before = distributed.differing(model.variables)
-    distributed.broadcast(model.variables)
-    return before, distributed.differing(model.variables), float(model.variables[0].numpy().sum())
+    before = differing(model.variables, world)
+    world.broadcast(model.variables)
+    return before, differing(model.variables, world), float(model.variables[0].numpy().sum())
 
 
 def shards(folder):
@@ -53,11 +54,11 @@ def averaged_gradient(folder):
     def gradients(part):
         layers.seed_noise(model, seed=9, rank=0)
         with tf.GradientTape() as tape:
-            loss, *_ = elbo.negative_elbo(model, data.normalise(x[part]), y[part], num_examples=1000)
+            loss, *_ = elbo.NegativeElbo()(model, data.normalise(x[part]), y[part], num_examples=1000)
         return tape.gradient(loss, model.trainable_variables)
 
     whole = gradients(slice(0, 64))
-    averaged = distributed.average(gradients(slice(world.rank, 64, world.size)))
+    averaged = world.average(gradients(slice(world.rank, 64, world.size)))
     return max(
         float(tf.reduce_max(tf.abs(a - b)) / tf.reduce_max(tf.abs(b))) for a, b in zip(averaged, whole, strict=True)
     )
@@ -65,7 +66,7 @@ def averaged_gradient(folder):
 
 def like_one_rank(folder):
     start, model, alone = (build(0, "CNN_FC") for _ in range(3))
-    fit(model, x, y, epochs=2, batch_size=16, seed=4, world=world)
+    fit(model, x, y, epochs=2, batch_size=16, seed=4, run=Run(world=world))
     fit(alone, x, y, epochs=2, batch_size=16 * world.size, seed=4)
     return gap(model.get_weights(), start.get_weights()), gap(model.get_weights(), alone.get_weights())
 
@@ -73,20 +74,20 @@ def like_one_rank(folder):
 def noise(folder):
     def run(seed):
         model = build(world.rank)
-        history = fit(model, x, y, epochs=1, batch_size=16, seed=seed, world=world)
-        outputs = distributed.gather_objects(model(data.normalise(x[:4])).numpy().tobytes())
+        history = fit(model, x, y, epochs=1, batch_size=16, seed=seed, run=Run(world=world))
+        outputs = world.gather_objects(model(data.normalise(x[:4])).numpy().tobytes())
         return model, len(set(outputs)), history.epochs[-1]["loss"]
 
     (first, distinct, loss), (second, *_), (other, *_) = run(3), run(3), run(4)
     again, changed = (gap(first.get_weights(), model.get_weights()) for model in (second, other))
-    return distributed.differing(first.trainable_variables), distinct, again, changed, loss
+    return differing(first.trainable_variables, world), distinct, again, changed, loss
 
 
 def resumed(folder):
     def run(name, **options):
         model = build(world.rank)
-        common = {"batch_size": 16, "seed": 3, "epochs": 2, "checkpoint_every": 4, "world": world}
-        fit(model, x, y, folder=f"{folder}/{name}", **common, **options)
+        run = Run(folder=f"{folder}/{name}", checkpoint_every=4, world=world, **options)
+        fit(model, x, y, batch_size=16, seed=3, epochs=2, run=run)
         return model.get_weights()
 
     whole = run("whole")
@@ -96,7 +97,7 @@ def resumed(folder):
 
 def failure(folder):
     try:
-        agree(ValueError("no such file") if world.rank == 1 else None, world)
+        world.agree(ValueError("no such file") if world.rank == 1 else None)
     except Exception as error:
         return type(error).__name__, str(error)
 

@@ -3,7 +3,8 @@
 import json
 
 from helpers import data, loss_scale, models
-from helpers.elbo import negative_elbo
+from helpers.checkpoints import restore_model
+from helpers.elbo import NegativeElbo, constant
 from helpers.files import read_csv
 from helpers.fit import fit
 from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
@@ -14,7 +15,7 @@ from helpers.layers.bayesian import (
     DenseReparameterization,
     seed_noise,
 )
-from helpers.checkpoints import restore_model
+from helpers.runs import Run
 from helpers.train import command as train
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_parameters_kl_and_logits_are_float32_and_the_kl_is_the_same_to_the_bit(
         model = models.build(name, shape_of(name), seed=3, mixed_precision=mixed)
         seed_noise(model, 4)
         with tf.GradientTape() as tape:
-            _, nll, kl, outputs = negative_elbo(model, x, y, num_examples=100)
+            _, nll, kl, outputs = NegativeElbo()(model, x, y, num_examples=100)
         kernels = [v for v in model.trainable_variables if "posterior" in v.name]
         results.append([nll, kl, outputs, *tape.gradient(kl, kernels)])
         assert {v.dtype for v in model.trainable_variables} == {tf.float32} and outputs.dtype == tf.float32
@@ -112,7 +113,8 @@ def test_training_ends_where_it_does_in_float32(digits, name):
     for seed in range(3):
         for precision, found in ends.items():
             model = models.build(name, seed=seed, mixed_precision=precision)
-            how = {"epochs": 3, "batch_size": 50, "learning_rate": 3e-3, "kl_final": 0.05}
+            how = {"epochs": 3, "batch_size": 50, "optimizer": keras.optimizers.legacy.Adam(3e-3)}
+            how["loss"] = NegativeElbo(kl_weight=constant(0.05))
             last = fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=seed, **how).epochs[-1]
             draws = sample_probabilities(model, digits.x_test[:200], 10)
             assert draws.dtype == np.float32 and np.abs(draws.sum(axis=-1) - 1).max() < 1e-6
@@ -158,11 +160,11 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_adapts(monkeypatch):
         scale.check()
 
 
-def start(digits, **options):
-    """A model whose first steps overflow, trained as `options` say, and its history."""
+def start(digits, epochs=2, **circumstances):
+    """A model whose first steps overflow, trained in these circumstances, and its history."""
     model = models.build("BNN_FC_flip", seed=1, mixed_precision="float16")
-    how = {"batch_size": 50, "epochs": 2, "checkpoint_every": 4}
-    return model, fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=5, **how | options)
+    how = {"batch_size": 50, "epochs": epochs, "run": Run(checkpoint_every=4, **circumstances)}
+    return model, fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=5, **how)
 
 
 def test_steps_left_out_count_and_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(

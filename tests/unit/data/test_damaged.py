@@ -9,10 +9,11 @@ import shutil
 import tarfile
 
 from helpers import data, layers
+from helpers.checkpoints import Checkpoints, History, restore_model
 from helpers.data import readers
+from helpers.distributed import ALONE
 from helpers.files import read_csv
-from helpers.fit import History, _State
-from helpers.checkpoints import Store, restore_model
+from helpers.fit import State
 
 import numpy as np
 import pytest
@@ -150,19 +151,19 @@ def run(tmp_path_factory):
     """A run of five steps with checkpoints at 2, 4 and 5, of which the last two are kept; and what they hold."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     model = keras.Sequential([keras.layers.InputLayer((3,)), layers.DenseFlipout(2)], name="small")
-    state = _State(model, keras.optimizers.legacy.Adam(1e-3))
-    store, history = Store(folder, state.checkpoint, {"seed": 7, "kl": 0.5}), History([], [], 0)
-    store.open(False, history)
+    state = State(model, keras.optimizers.legacy.Adam(1e-3))
+    checkpoints, history = Checkpoints(folder, ALONE, state.checkpoint, {"seed": 7, "kl": 0.5}), History([], [])
+    checkpoints.open(False)
     truth = {}
     for step in (2, 4, 5):
         for number, variable in enumerate(state.variables()):
             variable.assign(np.full(variable.shape, 100 * step + number, variable.dtype.as_numpy_dtype))
         history.steps.append({"step": step, "steps": 1, "seconds": step / 7})
         history.epochs.append({"epoch": step, "step": step, "loss": 1 / step})
-        store.save(step, history)
+        checkpoints.save(step, history)
         weights = [weight.copy() for weight in model.get_weights()]
         truth[step] = [v.numpy() for v in state.variables()], [*history.steps], [*history.epochs], weights
-    store.lock.close()
+    checkpoints.__exit__()
     assert {path.name for path in (folder / "checkpoints").glob("*.index")} == {"step-4.index", "step-5.index"}
     return folder, model, state, truth
 
@@ -184,10 +185,9 @@ def test_a_damaged_run_goes_on_as_it_was_or_not_at_all(run, tmp_path_factory, da
     def open_again(resume):
         for variable in state.variables():
             variable.assign(np.zeros(variable.shape, variable.dtype.as_numpy_dtype))
-        history = History([], [], 0)
-        with Store(folder, state.checkpoint, {"seed": 7, "kl": 0.5}) as store:
-            store.open(resume, history)
-        return history
+        with Checkpoints(folder, ALONE, state.checkpoint, {"seed": 7, "kl": 0.5}) as checkpoints:
+            checkpoints.open(resume)
+        return checkpoints.history
 
     with pytest.raises(FileExistsError, match="holds a run already"):
         open_again(resume=False)

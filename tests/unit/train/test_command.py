@@ -8,8 +8,8 @@ import sys
 
 from helpers import ROOT, models
 from helpers.files import read_csv
+from helpers.train import choices, flags
 from helpers.train import command as train
-from helpers.train import flags
 
 import numpy as np
 import pytest
@@ -64,8 +64,8 @@ def test_flagfiles_of_the_older_tutorial_mean_what_they_meant(tmp_path):
     file = tmp_path / "config.cfg"
     file.write_text(OLDER)
     found = parse(f"--flagfile={file}")
-    assert train.choose_model(found) == ("BNN_conv_flip", "mnist")
-    assert train.length(found, world_size=4) == (10, None)
+    assert choices.choose_model(found) == ("BNN_conv_flip", "mnist")
+    assert choices.choose_length(found, world_size=4) == (10, None)
     assert (found.cnnConv, found.data_dir, found.output) == ("CNN_conv", "/home/somebody/DATA/mnist.npz", "./results/")
     assert (found.num_intra, found.kmp_blocktime, found.kmp_affinity[:16]) == (128, 0, "granularity=fine")
 
@@ -74,8 +74,8 @@ def test_flagfiles_of_the_older_cifar_script_too(tmp_path):
     file = tmp_path / "config.cfg"
     file.write_text(OLDER_CIFAR)
     found = parse(f"--flagfile={file}")
-    assert train.choose_model(found) == ("CIFAR10_BNN_model", "cifar10")
-    assert train.length(found, world_size=2) == (5, 5)
+    assert choices.choose_model(found) == ("CIFAR10_BNN_model", "cifar10")
+    assert choices.choose_length(found, world_size=2) == (5, 5)
     assert (found.eval_freq, found.num_monte_carlo, found.data_dir[-19:]) == (10, 10, "cifar-10-batches-py")
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_there_is_not_lost(tmp_path, capsys):
     arguments = ["--model=CNN_FC", f"--output={tmp_path}", "--iterations=2"]
     assert train.main(arguments) == 0
     before = (tmp_path / "CNN_FC" / "summary.json").read_text()
-    assert train.main(arguments) == 1 and "resume" in capsys.readouterr().err
+    assert train.main(arguments) == 1 and "Resume it" in capsys.readouterr().err
     assert (tmp_path / "CNN_FC" / "summary.json").read_text() == before
     assert train.main([*arguments, "--overwrite"]) == 0
 
@@ -204,6 +204,6 @@ def test_help_explains_every_flag_with_its_old_names():
 )
 def test_a_learning_rate_that_many_ranks_raise_too_high_is_warned_of(ranks, arguments, expected):
     flags.FLAGS(["helpers.train", "--learning_rate=0.001", *arguments])
-    said = train.rate_warning(flags.FLAGS, ranks)
+    said = choices.rate_warning(flags.FLAGS, ranks)
     assert expected in said and bool(said) == bool(expected) and "\n" not in said
     assert ("--scale_learning_rate=sqrt or a lower" in said) == ("=linear" in said)
