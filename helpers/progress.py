@@ -1,11 +1,13 @@
-"""One progress bar for the whole project, which knows when to be silent."""
+"""The progress bar of the course, and the rank that a launcher gave this process. No TensorFlow."""
 
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
-# What Open MPI, MPICH and PMI launchers, PMIx, Horovod's Gloo, Slurm and aprun call a process's rank.
+# A process's rank in the environments of Open MPI, MPICH and PMI launchers, PMIx, Horovod's Gloo, Slurm and aprun.
 RANK_VARIABLES = (
     "OMPI_COMM_WORLD_RANK",
     "PMI_RANK",
@@ -16,11 +18,24 @@ RANK_VARIABLES = (
 )
 
 
-def bar(iterable=None, total=None, desc="", initial=0, disable=False):
-    """A tqdm over `iterable` (or of `total` steps, moved by .update), removed when it is done.
+def bar(
+    iterable: Iterable[Any] | None = None,
+    total: int | None = None,
+    desc: str = "",
+    initial: int = 0,
+    disable: bool = False,
+) -> tqdm:
+    """Return a tqdm progress bar, which disappears when it is complete.
 
-    Silent when $BNN_QUIET is set to anything but 0 (batch runs set it), on every rank but the first, and
-    where nobody watches: when stderr is no terminal and this is no notebook.
+    The bar is silent if $BNN_QUIET is set to anything but 0 (batch runs set it), on every rank except the first, and
+    if nobody watches, which means that stderr is not a terminal and this process is not a notebook's kernel.
+
+    Args:
+      iterable: What to iterate over. None if the caller moves the bar with `update`.
+      total: The number of steps, if `iterable` does not tell it.
+      desc: A short text in front of the bar.
+      initial: The number of steps that were completed earlier.
+      disable: True for no bar at all.
     """
     notebook = _in_notebook()
     quiet = os.environ.get("BNN_QUIET", "0") not in ("", "0")
@@ -32,20 +47,20 @@ def bar(iterable=None, total=None, desc="", initial=0, disable=False):
         initial=initial,
         disable=disable or quiet or (launched_rank() or 0) > 0 or not watched,
         leave=False,
-        # JupyterLab paints stderr red, which a progress bar is not.
+        # JupyterLab shows stderr on a red background, as if a progress bar were an error.
         file=sys.stdout if notebook else sys.stderr,
         dynamic_ncols=not notebook,
     )
 
 
-def launched_rank():
-    """This process's rank as its launcher tells it, without starting MPI; None where there is no launcher."""
+def launched_rank() -> int | None:
+    """Return the rank that the launcher gave this process, without starting MPI. None if there is no launcher."""
     found = (os.environ[name] for name in RANK_VARIABLES if os.environ.get(name, "").isdigit())
     return next((int(rank) for rank in found), None)
 
 
-def _in_notebook():
-    """Whether a Jupyter kernel runs this process. A plain IPython terminal is not one."""
+def _in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook. A plain IPython terminal is not one."""
     if "ipykernel" not in sys.modules:
         return False
     from IPython import get_ipython

@@ -1,4 +1,7 @@
-"""What made a result: versions, devices, commit, world size, data. Notebooks close with it, runs save it."""
+"""What a result was computed with: versions, devices, commit, world size and data.
+
+Each notebook ends with `report`, and each training run saves what `collect` returns.
+"""
 
 import importlib.metadata
 import os
@@ -7,41 +10,31 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Protocol
 
 from helpers import ROOT
 
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-probability", "horovod", "numpy", "ipyparallel", "papermill")
 
 
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+class Described(Protocol):
+    """Anything with a provenance in one line, such as a `helpers.data.Dataset`."""
+
+    @property
+    def provenance(self) -> str: ...
 
 
-def _commit():
-    """The commit's short hash, '+' behind it if tracked files differ from it; 'unknown' outside git."""
-    try:
-        # git refuses a course folder that is somebody else's, as on a hub, unless it is told that this one is safe.
-        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
-        git += ["describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def processor():
-    """The processor's name."""
+def processor() -> str:
+    """Return the name of the processor."""
     path = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)$", path.read_text() if path.exists() else "", re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def device_lines():
-    """A line for the processor and for each GPU that this process sees: devices, and what drives them."""
+def device_lines() -> list[str]:
+    """Return a line for the processor and one for each GPU that TensorFlow sees in this process, with its driver."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    tf = sys.modules.get("tensorflow")  # what has not been imported has not computed
+    tf = sys.modules.get("tensorflow")  # If it has not been imported, it has not computed anything.
     threads = (tf and tf.config.threading.get_intra_op_parallelism_threads()) or cores
     lines = [f"{processor()}, {threads} of {cores} threads"]
     for gpu in tf.config.get_visible_devices("GPU") if tf else ():
@@ -55,17 +48,8 @@ def device_lines():
     return lines
 
 
-def _horovod():
-    """Horovod's version and, where this process uses it, the libraries that it was built with."""
-    version, hvd = _version("horovod"), sys.modules.get("horovod.tensorflow")
-    if hvd is None:
-        return version
-    built = {"NCCL": hvd.nccl_built(), "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
-    return f"{version}, built with {', '.join(name for name, there in built.items() if there)}"
-
-
-def collect(*datasets, world_size=1):
-    """The same facts as `report`, as a dict that JSON can hold."""
+def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
+    """Return the facts that `report` prints, as a dictionary that JSON can hold."""
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},
@@ -77,8 +61,40 @@ def collect(*datasets, world_size=1):
     }
 
 
-def report(*datasets, world_size=1):
-    """Print versions, commit, world size and the provenance of each of `datasets`, a line each."""
+def report(*datasets: Described, world_size: int = 1) -> None:
+    """Print versions, devices, commit, world size and the provenance of each data set, one line each.
+
+    Args:
+      *datasets: The data sets that the result depends on.
+      world_size: The number of ranks that computed it.
+    """
     for name, value in collect(*datasets, world_size=world_size).items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{name:24}{line}")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _horovod() -> str:
+    """Return Horovod's version and, if this process uses Horovod, the libraries that it was built with."""
+    version, hvd = _version("horovod"), sys.modules.get("horovod.tensorflow")
+    if hvd is None:
+        return version
+    built = {"NCCL": hvd.nccl_built(), "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
+    return f"{version}, built with {', '.join(name for name, there in built.items() if there)}"
+
+
+def _commit() -> str:
+    """Return the short hash of the commit, with "+" if tracked files differ from it, or "unknown" outside git."""
+    try:
+        # git refuses a folder of another owner, as the course's is on a hub, unless it is told that the folder is safe.
+        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+        git += ["describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-from helpers import ROOT, files
+from helpers import ROOT
 from helpers.files import read_csv
 from helpers.train import command as train
 
@@ -81,27 +81,6 @@ def test_a_rank_lost_under_horovodrun(tmp_path, fault):
         assert status != 0
         (line,) = told(text)
         assert f"rank 1 (process {ranks[1].pid} on " in line and "--resume goes on" in line
-
-
-HOLDER = """
-import runpy, sys, time
-with runpy.run_path("helpers/lock.py")["held"](sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_folder_in_use_is_refused_and_free_as_soon_as_its_holder_is_killed(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match=f"process {holder.pid} on .*wait for its end"), files.held(tmp_path):
-            pass
-    finally:
-        holder.kill()
-        holder.wait(10)
-    with files.held(tmp_path), files.held(tmp_path):
-        assert f"process {os.getpid()} on" in (tmp_path / files.NAME).read_text()
 
 
 @pytest.fixture

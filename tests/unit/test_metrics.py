@@ -61,6 +61,7 @@ def test_ece_is_small_for_a_calibrated_predictor_and_finds_an_overconfident_one(
 def test_entropies_of_draws_that_agree_and_of_draws_that_do_not():
     agree = np.tile([[0.5, 0.5], [1.0, 0.0]], (4, 1, 1))
     assert metrics.predictive_entropy(agree) == pytest.approx([np.log(2), 0])
+    assert not np.signbit(metrics.predictive_entropy(agree)).any()  # "-0.000" would be odd in a table
     assert metrics.expected_entropy(agree) == pytest.approx([np.log(2), 0])
     assert metrics.mutual_information(agree) == pytest.approx([0, 0])
     # Two draws, each certain of another class: all the uncertainty is about the weights.
@@ -90,6 +91,9 @@ def test_auroc():
     assert metrics.auroc([3, 4], [0, 1, 2]) == 0
     assert metrics.auroc([1, 1], [1, 1, 1]) == 0.5
     assert metrics.auroc([1, 2, 3, 4], [2.5]) == 0.5
+    scores = np.array([2.0, 0.0, 1.0])
+    assert metrics.auroc(scores, [0.5]) == pytest.approx(1 / 3)
+    assert scores.tolist() == [2, 0, 1]
     # Two unit Gaussians a distance d apart: AUROC is Phi(d / sqrt 2), here with d = sqrt 2.
     rng = np.random.default_rng(0)
     found = metrics.auroc(rng.normal(size=20_000), rng.normal(np.sqrt(2), 1, 20_000))
