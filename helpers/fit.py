@@ -64,7 +64,7 @@ def fit(
       learning_rate: float or Keras schedule; not scaled by the number of ranks.
       kl_final, kl_warmup_epochs: see `elbo.kl_weight`.
       nll: function of (y, outputs) to a scalar. Accuracy is recorded where `y` holds integers.
-      augment: shift and reflect the images at random, see `augment.move`.
+      augment: shift and reflect the images at random, see `data.shift_and_reflect`.
       seed: of the order of examples and of the weight noise; initial weights are the model's own.
       world: `distributed.World`, or None for one rank without Horovod.
       half_precision: send gradients as float16.
@@ -97,6 +97,7 @@ def fit(
     history = History([], [], 0)
     state = _State(model, keras.optimizers.legacy.Adam(learning_rate))
     seed_noise(model, seed, rank)
+    augmentation = data.shift_and_reflect if augment else None
     store, together = None, contextlib.nullcontext
     if folder is not None:
         own = {"model": model.name, "examples": len(x), "batch_size": batch_size, "seed": seed}
@@ -136,7 +137,7 @@ def fit(
             epoch, done = divmod(step, per_epoch)
             if batches is None or step == refill:
                 ahead = max(1, 1000 // per_epoch)
-                where = {"rank": rank, "size": size, "start_step": done, "augment": augment}
+                where = {"rank": rank, "size": size, "start_step": done, "augment": augmentation}
                 some = data.batches(x, y, batch_size=batch_size, seed=seed, epoch=epoch, epochs=ahead, **where)
                 batches, refill = iter(some), (epoch + ahead) * per_epoch
             limits = [steps_per_call, per_epoch - done, last_step - step]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from helpers import RUNS, data, files, models
-from helpers.data import readers
+from helpers.data.catalogue import DATASETS
 from helpers.distributed import devices
 from helpers.distributed import watchdog as watch
 from helpers.files import write
@@ -65,9 +65,9 @@ def data_folder(path, name):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
-    if path.is_file() and path.name not in readers.FILES[name]:
-        names = ", ".join(readers.FILES[name])
-        raise ValueError(f"--data_dir={path}: {data.TITLES[name]} is read from a folder, or a file named {names}")
+    if path.is_file() and path.name not in DATASETS[name].file_names:
+        names = ", ".join(DATASETS[name].file_names)
+        raise ValueError(f"--data_dir={path}: {DATASETS[name].title} is read from a folder, or a file named {names}")
     return path.parent if path.is_file() or path.name == "cifar-10-batches-py" else path
 
 
