@@ -118,9 +118,11 @@ def read_npz(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
     with open(path, "rb") as opened:
         if opened.read(2) != b"PK":
             raise DataError("something that is not a NumPy archive")
-    with np.load(path, allow_pickle=False) as archive:
-        _refuse_missing(KEYS, archive.files)
-        return tuple(archive[key] for key in KEYS), False
+        opened.seek(0)
+        # Given a path, np.load would leave the file open when it raises.
+        with np.load(opened, allow_pickle=False) as archive:
+            _refuse_missing(KEYS, archive.files)
+            return tuple(archive[key] for key in KEYS), False
 
 
 def read_idx_folder(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
