@@ -1,27 +1,12 @@
 """From the name of a data set to the batches of a rank."""
 
 from helpers import keras2  # noqa: F401, I001  (before TensorFlow)
-from helpers.data.dataset import (
-    KNOWN,
-    KNOWN_LABELS,
-    LABEL_NAMES,
-    TITLES,
-    Dataset,
-    batches,
-    content_sha256,
-    epoch_order,
-    load,
-    normalise,
-    shard,
-    steps_per_epoch,
-)
+from helpers.data.augment import shift_and_reflect
+from helpers.data.dataset import Dataset, content_sha256, load
+from helpers.data.pipeline import batches, epoch_order, normalise, shard, steps_per_epoch
 from helpers.data.readers import DataError
 
 __all__ = [
-    "KNOWN",
-    "KNOWN_LABELS",
-    "LABEL_NAMES",
-    "TITLES",
     "DataError",
     "Dataset",
     "batches",
@@ -30,5 +15,6 @@ __all__ = [
     "load",
     "normalise",
     "shard",
+    "shift_and_reflect",
     "steps_per_epoch",
 ]

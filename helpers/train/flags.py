@@ -1,6 +1,7 @@
 """The flags of the training command: names, old names, defaults, help. Values are checked in `train`."""
 
-from helpers import data, models
+from helpers import models
+from helpers.data.catalogue import DATASETS
 
 from absl import flags
 
@@ -63,7 +64,7 @@ _define("Model", "choice", "bnnConv", None, "the model if model_type is BNN; Non
 _define("Model", "choice", "cnnConv", None, "the model if model_type is CNN; None: CNN_conv, or with "
         "CIFAR-10 CIFAR10_CNN_model", choices=models.DETERMINISTIC)  # fmt: skip
 _define("Data", "choice", "dataset", None, "the data set; None: cifar10 for the CIFAR10 models, else mnist",
-        ["DATA_NAME"], choices=tuple(data.TITLES))  # fmt: skip
+        ["DATA_NAME"], choices=tuple(DATASETS))  # fmt: skip
 _define("Data", "text", "data_dir", None, "the file or folder of the data set; None: $BNN_DATA_DIR, or data/",
         ["DATA_PATH"])  # fmt: skip
 _define("Data", "bool", "subtract_pixel_mean", False, "subtract the training set's mean image")

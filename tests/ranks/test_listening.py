@@ -180,14 +180,14 @@ def unsafe_calls(source, name):
 def test_nothing_is_unpickled_from_a_file():
     assert unsafe_calls("np.load(x, allow_pickle=True)\npickle.load(f)\nkeras.models.load_model(p)", "x")[2:]
     found = []
-    for path in [*ROOT.glob("helpers/*.py"), *ROOT.glob("cluster/**/*.py")]:
+    for path in [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("cluster/**/*.py")]:
         found += unsafe_calls(path.read_text(), path.name)
     for path in ROOT.glob("notebooks/**/*.ipynb"):
         for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == "code":
                 lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()]
                 found += unsafe_calls("\n".join(lines), f"{path.name}, cell {cell.id}")
-    # The one reader of pickles, of CIFAR-10's own batches, admits nothing but arrays: tests/unit/data/test_data.py.
+    # The one reader of pickles, of CIFAR-10's own batches, admits nothing but arrays: tests/unit/data/test_readers.py.
     assert found == []
-    text = (ROOT / "helpers" / "readers.py").read_text()
+    text = (ROOT / "helpers" / "data" / "readers.py").read_text()
     assert text.count("pickle.") == 1 and "class _PlainUnpickler(pickle.Unpickler)" in text

@@ -1,40 +1,35 @@
-"""Data files and run folders, damaged at random: right results, or one line that says what is wrong."""
+"""Data files that are damaged at random: right results, or one line that says what is wrong."""
 
-import contextlib
-import gzip
-import io
-import os
 import pickle
-import shutil
-import tarfile
+from dataclasses import replace
 
-from helpers import data, layers
-from helpers.checkpoints import Checkpoints, History, restore_model
+from helpers import data
 from helpers.data import readers
-from helpers.distributed import ALONE
-from helpers.files import read_csv
-from helpers.fit import State
+from helpers.data.catalogue import DATASETS, Content
 
 import numpy as np
 import pytest
-import tf_keras as keras
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.damage import MORE, digest, examples, hurt, images, python2_batch, small_data_sets, wound
+from tests.support.damage import MORE, changes, damage, digest, examples, images, python2_batch
+from tests.unit.data.conftest import (
+    BATCHES,
+    IDX_FILES,
+    batches,
+    npz,
+    python3_batch,
+    same,
+    write_archive,
+    write_batches,
+    write_idx,
+)
 
 pytestmark = pytest.mark.timeout(900 * MORE)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    patch = small_data_sets()
-    yield patch
-    patch.undo()
-
-
 class Hostile:
-    """A pickle that would make a file, were it loaded."""
+    """A pickle that would make a file if it were loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -43,52 +38,25 @@ class Hostile:
         return open, (self.path, "w")
 
 
-# Data files
+# Each writes a small data set and returns the file that is damaged.
 
 
 def as_npz(folder, arrays, save):
-    save(folder / "mnist.npz", **dict(zip(readers.KEYS, arrays, strict=True)))
+    (folder / "mnist.npz").write_bytes(npz("mnist", save))
     return folder / "mnist.npz"
 
 
 def as_idx(folder, arrays, number):
-    for name, array in zip(readers.IDX_FILES, arrays, strict=True):
-        array = array.reshape(array.shape[:3]).astype(np.uint8)
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-        with gzip.open(folder / name, "wb") as file:
-            file.write(header + array.tobytes())
-    return folder / readers.IDX_FILES[number]
-
-
-def protocol3_batch(pixels, labels):
-    """A batch as Python 3 writes it; NumPy arrays of protocol 2 would ask for a decoder, which the reader refuses."""
-    rows = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
-    return pickle.dumps({b"data": rows, b"labels": labels.tolist()}, protocol=3)
-
-
-def batches(arrays, write):
-    """CIFAR-10's batches: {name: bytes}."""
-    x, y, x_test, y_test = arrays
-    parts = [*zip(np.split(x, 5), np.split(y, 5), strict=True), (x_test, y_test)]
-    return {name: write(*part) for name, part in zip(readers.BATCHES, parts, strict=True)}
+    write_idx(folder, arrays)
+    return folder / IDX_FILES[number]
 
 
 def as_batches(folder, arrays, number, write):
-    folder = folder / "cifar-10-batches-py"
-    folder.mkdir()
-    for name, content in batches(arrays, write).items():
-        (folder / name).write_bytes(content)
-    return folder / list(readers.BATCHES)[number]
+    return write_batches(folder, batches(arrays, write)) / BATCHES[number]
 
 
 def as_archive(folder, arrays):
-    path = folder / "cifar-10-python.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in batches(arrays, python2_batch).items():
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
+    return write_archive(folder, {f"cifar-10-batches-py/{name}": raw for name, raw in batches(arrays).items()})
 
 
 LAYOUTS = {
@@ -97,129 +65,65 @@ LAYOUTS = {
     "idx images": ("fashion_mnist", lambda folder, arrays: as_idx(folder, arrays, 0)),
     "idx labels": ("fashion_mnist", lambda folder, arrays: as_idx(folder, arrays, 3)),
     "batches of Python 2": ("cifar10", lambda folder, arrays: as_batches(folder, arrays, 2, python2_batch)),
-    "batches of Python 3": ("cifar10", lambda folder, arrays: as_batches(folder, arrays, 5, protocol3_batch)),
+    "batches of Python 3": ("cifar10", lambda folder, arrays: as_batches(folder, arrays, 5, python3_batch)),
     "archive": ("cifar10", as_archive),
 }
 VERIFIED = [layout for layout in LAYOUTS if "idx" in layout or "npz" in layout]  # have checksums of their own
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_data_file_that_is_not_damaged_is_read(small, tmp_path, layout):
+def test_a_data_file_that_is_not_damaged_is_read(tmp_path, layout):
     """Without this, a test of damage could pass because the reader refuses the file as a whole."""
     name, write = LAYOUTS[layout]
     arrays = images(name)
     write(tmp_path, arrays)
-    found = data.load(name, tmp_path, quiet=True)
-    for array, key in zip(arrays, readers.KEYS, strict=True):
-        np.testing.assert_array_equal(getattr(found, key), array)
+    assert same(data.load(name, tmp_path, quiet=True), arrays)
+
+
+@pytest.mark.parametrize("layout", ["batches of Python 2", "batches of Python 3"])
+def test_the_reader_of_batches_gets_as_far_as_the_damage(tmp_path, layout):
+    name, write = LAYOUTS[layout]
+    arrays = images(name)
+    path = write(tmp_path, arrays)
+    raw = path.read_bytes()
+    place = len(raw) // 2  # among the pixels
+    path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+    loaded = data.load(name, tmp_path, quiet=True)
+    difference = [
+        np.count_nonzero(getattr(loaded, key) != array) for key, array in zip(readers.KEYS, arrays, strict=True)
+    ]
+    assert difference == ([1, 0, 0, 0] if path.name == "data_batch_3" else [0, 0, 1, 0])
+    path.write_bytes(raw[:place])
+    with pytest.raises(data.DataError, match="but found (UnpicklingError|EOFError)"):
+        data.load(name, tmp_path, quiet=True)
 
 
 @examples(100)
-@given(layout=st.sampled_from(sorted(LAYOUTS)), change=wound(), hostile=st.integers(0, 9))
-def test_a_damaged_data_file_is_refused_or_told(small, tmp_path_factory, layout, change, hostile):
+@given(layout=st.sampled_from(sorted(LAYOUTS)), change=changes(), hostile=st.integers(0, 9))
+def test_a_damaged_data_file_is_refused_or_said_to_be_unverified(tmp_path_factory, layout, change, hostile):
     name, write = LAYOUTS[layout]
     arrays = images(name)
     folder = tmp_path_factory.mktemp("data")
-    small.setitem(data.KNOWN, data.content_sha256(arrays), (name, name, "official for this test", True))
+    known = {data.content_sha256(arrays): Content(name, "official for this test", True)}
     path = write(folder, arrays)
     if hostile == 0:
         path.write_bytes(pickle.dumps({b"data": Hostile(str(folder / "ran")), b"labels": [0]}))
-    elif not hurt(path, change):
+    elif not damage(path, change):
         return
     removed = not path.exists()
     left = digest(folder)
     try:
-        found = data.load(name, folder, quiet=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(DATASETS, name, replace(DATASETS[name], known=known))
+            loaded = data.load(name, folder, quiet=True)
     except data.DataError as error:
         message = str(error)
-        assert "\n" not in message and "cannot be used" in message and "put a good copy in its place" in message
+        assert "\n" not in message and "cannot be used" in message and "Put a good copy in its place" in message
         assert path.name in message or path.parent.name in message or "the idx files" in message
     else:
-        same = all(np.array_equal(array, getattr(found, key)) for key, array in zip(readers.KEYS, arrays, strict=True))
-        assert same == found.official
-        if not same and not removed:
+        unchanged = same(loaded, arrays)
+        assert unchanged == loaded.official
+        if not unchanged and not removed:
             assert layout not in VERIFIED, "a checksum did not hold"
-            assert found.name == f"{name}-unverified" and "not official" in found.provenance
+            assert loaded.name == f"{name}-unverified" and "not official" in loaded.provenance
     assert digest(folder) == left and not (folder / "ran").exists()
-
-
-# Run folders
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of five steps with checkpoints at 2, 4 and 5, of which the last two are kept; and what they hold."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    model = keras.Sequential([keras.layers.InputLayer((3,)), layers.DenseFlipout(2)], name="small")
-    state = State(model, keras.optimizers.legacy.Adam(1e-3))
-    checkpoints, history = Checkpoints(folder, ALONE, state.checkpoint, {"seed": 7, "kl": 0.5}), History([], [])
-    checkpoints.open(False)
-    truth = {}
-    for step in (2, 4, 5):
-        for number, variable in enumerate(state.variables()):
-            variable.assign(np.full(variable.shape, 100 * step + number, variable.dtype.as_numpy_dtype))
-        history.steps.append({"step": step, "steps": 1, "seconds": step / 7})
-        history.epochs.append({"epoch": step, "step": step, "loss": 1 / step})
-        checkpoints.save(step, history)
-        weights = [weight.copy() for weight in model.get_weights()]
-        truth[step] = [v.numpy() for v in state.variables()], [*history.steps], [*history.epochs], weights
-    checkpoints.__exit__()
-    assert {path.name for path in (folder / "checkpoints").glob("*.index")} == {"step-4.index", "step-5.index"}
-    return folder, model, state, truth
-
-
-PARTS = ["settings.json", "history.csv", "steps.csv", "checkpoints/checkpoint"]
-PARTS += [f"checkpoints/step-{step}.{kind}" for step in (4, 5) for kind in ("index", "data-00000-of-00001")]
-
-
-@examples(100)
-@given(damage=st.dictionaries(st.sampled_from(PARTS), wound(), min_size=1, max_size=3))
-def test_a_damaged_run_goes_on_as_it_was_or_not_at_all(run, tmp_path_factory, damage):
-    whole, model, state, truth = run
-    folder = tmp_path_factory.mktemp("damaged") / "run"
-    shutil.copytree(whole, folder)
-    for part, change in damage.items():
-        hurt(folder / part, change)
-    left = digest(folder)
-
-    def open_again(resume):
-        for variable in state.variables():
-            variable.assign(np.zeros(variable.shape, variable.dtype.as_numpy_dtype))
-        with Checkpoints(folder, ALONE, state.checkpoint, {"seed": 7, "kl": 0.5}) as checkpoints:
-            checkpoints.open(resume)
-        return checkpoints.history
-
-    with pytest.raises(FileExistsError, match="holds a run already"):
-        open_again(resume=False)
-    try:
-        restore_model(model, folder)
-        assert_equal(model.get_weights(), *(weights for *_, weights in truth.values()))
-    except ValueError as error:
-        assert_told(error, folder)
-    for name in ("history.csv", "steps.csv"):
-        with contextlib.suppress(ValueError, OSError):
-            read_csv(folder / name)
-    assert digest(folder) == left
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            history = open_again(resume=True)
-    except (ValueError, OSError) as error:
-        assert_told(error, folder)
-        assert digest(folder) == left
-        return
-    step = history.steps[-1]["step"]
-    assert step in (4, 5)
-    values, steps, epochs, _ = truth[step]
-    assert_equal([variable.numpy() for variable in state.variables()], values)
-    assert (history.steps, history.epochs) == (steps, epochs)
-    if "step-5.index" in os.listdir(folder / "checkpoints"):
-        assert step == 5 or "step-5 cannot be read" in said.getvalue()
-
-
-def assert_equal(found, *allowed):
-    assert any(all(np.array_equal(a, b) for a, b in zip(found, values, strict=True)) for values in allowed)
-
-
-def assert_told(error, folder):
-    assert str(folder) in str(error) and "\n" not in str(error)

@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 
-from helpers import data, models
-from helpers.data import readers
+from helpers import models
+from helpers.data.catalogue import DATASETS
+from helpers.data.readers import KEYS
 from helpers.files import read_csv
 from helpers.train import command as train
 from helpers.train import flags
@@ -30,8 +31,8 @@ def place(tmp_path_factory):
     patch = small_data_sets()
     folder = tmp_path_factory.mktemp("flags")
     (folder / "data").mkdir()
-    for name in data.TITLES:
-        np.savez(folder / "data" / f"{name}.npz", **dict(zip(readers.KEYS, images(name), strict=True)))
+    for name in DATASETS:
+        np.savez(folder / "data" / f"{name}.npz", **dict(zip(KEYS, images(name), strict=True)))
     (folder / "file").write_text("no data set, no run, no folder")
     (folder / "binary.cfg").write_bytes(b"--epochs=1\n\xff\xfe\x00")
     (folder / "finished").mkdir()
