@@ -11,7 +11,7 @@ import inspect
 import math
 from contextlib import contextmanager
 
-from helpers.layers.flipout import normals
+from helpers.layers.noise import box_muller
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -86,7 +86,7 @@ def _normals(shape, seed, dtype):
     """Standard normal draws; TensorFlow's own operation takes longer, going the way of Box and Muller one by one."""
     count = math.prod(shape)
     words = tf.random.stateless_uniform([(count + 1) // 2], seed, None, None, tf.int32, alg="philox")
-    return tf.cast(tf.reshape(normals(words)[:count], shape), dtype)
+    return tf.cast(tf.reshape(box_muller(words)[:count], shape), dtype)
 
 
 # Outputs

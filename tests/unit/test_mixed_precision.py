@@ -8,7 +8,7 @@ from helpers.elbo import NegativeElbo, constant
 from helpers.files import read_csv
 from helpers.fit import fit
 from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
-from helpers.layers.bayesian import (
+from helpers.layers import (
     Convolution2DFlipout,
     Convolution2DReparameterization,
     DenseFlipout,
@@ -23,7 +23,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tests.unit.layers.test_layers import conv_layer, dense_layer
+from tests.support.layers import layer_for
 
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative errors of rounding
 
@@ -82,7 +82,7 @@ def test_a_layer_computes_in_half_precision_what_it_does_in_float32(cls, case, p
     """Of equal noise, each output is the sum of at most 100 products that are rounded, and so is each gradient."""
     results = []
     for dtype in ("float32", keras.mixed_precision.Policy(f"mixed_{precision}")):
-        layer, x = dense_layer(cls, dtype=dtype, seed=2) if case is None else conv_layer(cls, case, dtype=dtype, seed=2)
+        layer, x = layer_for(cls, case, dtype=dtype, seed=2)
         with tf.GradientTape() as tape:
             outputs = layer(x)
             loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
