@@ -1,14 +1,50 @@
 """The noise: normal numbers, signs, and streams that differ by seed, rank and layer."""
 
+import math
+
 from helpers.layers import DenseFlipout, DenseReparameterization, noise, seed_noise
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tf_keras as keras
 
 from tests.support.layers import ALL, GROUPED, layer_for
+
+
+def box_muller(radii, angles):
+    """The normal numbers of these radii and angles, as uint16: float64 [2, n], of cosines and of sines."""
+    words = np.concatenate([radii, angles]).view(np.int32)
+    return noise.box_muller(tf.constant(words)).numpy().astype(np.float64).reshape(2, -1)
+
+
+def test_all_radii_and_angles_together_have_the_moments_of_the_normal_distribution():
+    """Radius and angle are independent, so the moments over all 2^32 pairs are products of moments over 2^16.
+
+    In exact arithmetic the mean of radius^2 / 2 = -log(u) over the n midpoints u = (j + 1/2) / n is
+    log(n) - (log Gamma(n + 1/2) - log Gamma(1/2)) / n, and the means of cosine and sine are 0 and of their squares 1/2.
+    """
+    n = 2**16
+    every, one = np.arange(n, dtype=np.uint16), np.full(n, 2**15, np.uint16)
+    by_angle, by_radius = box_muller(one, every), box_muller(every, one)
+    # The smallest radius belongs to the largest u. Both numbers of a pair are as near to zero as they get there.
+    smallest = box_muller(np.full(n, n - 1, np.uint16), every)
+    for numbers in (by_angle, by_radius, smallest):
+        assert np.all(np.isfinite(numbers)) and np.all(numbers != 0.0)
+    radius = np.hypot(*by_radius)
+    directions = by_angle / np.hypot(*box_muller(one, one))
+    assert len(np.unique(radius)) > 0.99 * n and radius.max() == pytest.approx(np.sqrt(2 * np.log(2 * n)), rel=1e-6)
+    assert len(np.unique(by_angle[0] + 1j * by_angle[1])) == n
+    # Float32 rounds each number by up to 6e-8 of its size, in both directions.
+    assert np.abs(directions.mean(axis=1)).max() < 1e-7
+    np.testing.assert_allclose((directions**2).mean(axis=1), 0.5, atol=1e-7)
+    np.testing.assert_allclose(np.prod(directions, axis=0).mean(), 0.0, atol=1e-7)
+    variance = np.mean(radius**2) * np.mean(directions**2)
+    exact = math.log(n) - (scipy.special.gammaln(n + 0.5) - scipy.special.gammaln(0.5)) / n
+    assert variance == pytest.approx(exact, abs=1e-7)
+    assert 5e-6 < 1.0 - variance < 6e-6
 
 
 def test_normals_and_signs_are_what_they_are_called():
