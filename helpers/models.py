@@ -115,19 +115,3 @@ def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None, mixed_precis
 def twin(name):
     """The name of the deterministic model with the same architecture as the Bayesian model `name`."""
     return _TWINS[canonical(name)]
-
-
-def variational_layers(model):
-    """The layers of `model` whose kernel has a posterior, in order."""
-    return [layer for layer in model.layers if hasattr(layer, "kernel_posterior")]
-
-
-def is_bayesian(model):
-    """Whether `model` has a layer whose kernel has a posterior."""
-    return bool(variational_layers(model))
-
-
-def posterior_moments(model):
-    """{layer's name: (means, standard deviations)} of the kernels' posteriors, arrays of the kernel's shape."""
-    posteriors = {layer.name: layer.kernel_posterior for layer in variational_layers(model)}
-    return {name: (q.mean().numpy(), q.stddev().numpy()) for name, q in posteriors.items()}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from helpers import data, elbo, models
 from helpers.checkpoints import restore_model
 from helpers.data import Dataset, readers
+from helpers.inference import is_bayesian
 from helpers.methods.moped import start_from_twin
 
 import numpy as np
@@ -158,7 +159,7 @@ def build_model(flags: FlagValues, name: str, dataset: Dataset) -> keras.Model:
     shape = dataset.input_shape, dataset.num_classes
     model = models.build(name, *shape, seed=flags.seed, mixed_precision=flags.mixed_precision)
     if flags.init_from:
-        if not models.is_bayesian(model):
+        if not is_bayesian(model):
             raise ValueError(f"--init_from starts a BNN from its twin, and {name} is not Bayesian")
         twin = models.build(models.twin(name), *shape)
         restore_model(twin, flags.init_from)

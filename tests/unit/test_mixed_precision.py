@@ -7,7 +7,7 @@ from helpers.checkpoints import restore_model
 from helpers.elbo import NegativeElbo, constant
 from helpers.files import read_csv
 from helpers.fit import fit
-from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
+from helpers.inference import predict, sample_outputs
 from helpers.layers import (
     Convolution2DFlipout,
     Convolution2DReparameterization,
@@ -116,7 +116,7 @@ def test_training_ends_where_it_does_in_float32(digits, name):
             how = {"epochs": 3, "batch_size": 50, "optimizer": keras.optimizers.legacy.Adam(3e-3)}
             how["loss"] = NegativeElbo(kl_weight=constant(0.05))
             last = fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=seed, **how).epochs[-1]
-            draws = sample_probabilities(model, digits.x_test[:200], 10)
+            draws = predict(model, digits.x_test[:200], 10)
             assert draws.dtype == np.float32 and np.abs(draws.sum(axis=-1) - 1).max() < 1e-6
             found.append((last["nll"], last["kl"], draws.mean(axis=0)))
     nll, kl = (np.array([[run[i] for run in runs] for runs in ends.values()]) for i in (0, 1))
@@ -140,7 +140,7 @@ def test_the_same_posterior_predicts_the_same(name, precision):
     x = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
     outputs, found = (sample_outputs(model, x, 4, seed=2) for model in (exact, mixed))
     assert 0 < np.linalg.norm(found - outputs) < 4 * HALF[precision] * np.linalg.norm(outputs)
-    assert sample_probabilities(mixed, x, 4).dtype == np.float32
+    assert predict(mixed, x, 4).dtype == np.float32
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_adapts(monkeypatch):

@@ -1,6 +1,6 @@
 """The catalogue and the loss."""
 
-from helpers import elbo, models
+from helpers import elbo, inference, models
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_every_model_gives_logits_whatever_the_case_of_its_name(name):
     model = models.build(name.lower(), shape_of(name))
     assert model.name == name
     assert model(np.zeros((3, *shape_of(name)), np.float32)).shape == (3, 10)
-    assert models.is_bayesian(model) == ("BNN" in name)
+    assert inference.is_bayesian(model) == ("BNN" in name)
     with pytest.raises(ValueError, match="BNN_FC_flip"):
         models.build(name + "x")
 
@@ -29,14 +29,14 @@ def test_a_twin_has_the_same_weights_and_the_posterior_is_over_the_layers_of_the
     shapes = [getattr(layer, "kernel_posterior", None) or layer.kernel for layer in own]
     shapes = [tuple(k.event_shape if hasattr(k, "event_shape") else k.shape) for k in shapes]
     assert shapes == [tuple(layer.kernel.shape) for layer in twin.layers if layer.weights]
-    assert len(models.variational_layers(bayesian)) == (len(own) if name.startswith("CIFAR10") else 1)
+    assert len(inference.variational_layers(bayesian)) == (len(own) if name.startswith("CIFAR10") else 1)
 
 
 def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
     model = models.build("BNN_FC_flip")
     model(np.zeros((1, 28, 28, 1), np.float32))
     expected = sum(
-        np.sum(0.5 * (sd**2 + mean**2 - 1) - np.log(sd)) for mean, sd in models.posterior_moments(model).values()
+        np.sum(0.5 * (sd**2 + mean**2 - 1) - np.log(sd)) for mean, sd in inference.posterior_moments(model).values()
     )
     assert float(elbo.kl_divergence(model)) == pytest.approx(expected, rel=1e-5)
     assert float(elbo.kl_divergence(models.build("CNN_FC"))) == 0

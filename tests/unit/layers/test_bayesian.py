@@ -1,7 +1,7 @@
 """The Bayesian layers: their gradients, their KL, their configuration, and how they stand beside TFP's."""
 
-from helpers import models
 from helpers.elbo import negative_elbo
+from helpers.inference import variational_layers
 from helpers.layers import (
     Convolution2DFlipout,
     Convolution2DReparameterization,

@@ -16,7 +16,7 @@ def test_posteriors_and_priors_stand_where_the_twin_does(name, shape):
     x = np.random.default_rng(0).random((4, *shape), dtype=np.float32)
     outputs = model(x)
     expected = 0.0
-    for layer in models.variational_layers(model):
+    for layer in inference.variational_layers(model):
         kernel, bias = twin.get_layer(layer.name).get_weights()
         q, p = layer.kernel_posterior, layer.kernel_prior
         assert np.array_equal(q.mean(), kernel) and np.array_equal(p.mean(), kernel)
