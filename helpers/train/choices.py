@@ -42,7 +42,7 @@ def choose_model(flags: FlagValues) -> tuple[str, str]:
         name = flags.bnnConv or ("CIFAR10_BNN_model" if cifar else "BNN_conv_flip")
     else:
         name = flags.cnnConv or ("CIFAR10_CNN_model" if cifar else "CNN_conv")
-    return name, flags.dataset or ("cifar10" if name.startswith("CIFAR10") else "mnist")
+    return name, flags.dataset or models.record(name).dataset
 
 
 def choose_threads(flags: FlagValues) -> list[int | None]:

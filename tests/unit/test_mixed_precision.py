@@ -28,10 +28,6 @@ from tests.support.layers import layer_for
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative errors of rounding
 
 
-def shape_of(name):
-    return (32, 32, 3) if name.startswith("CIFAR10") else (28, 28, 1)
-
-
 @pytest.fixture(scope="module")
 def digits():
     return data.load("mnist", quiet=True)
@@ -40,10 +36,10 @@ def digits():
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("name", models.NAMES)
 def test_parameters_kl_and_logits_are_float32_and_the_kl_is_the_same_to_the_bit(name, precision):
-    x, y = np.random.default_rng(0).random((4, *shape_of(name)), np.float32), np.arange(4)
+    x, y = np.random.default_rng(0).random((4, *models.record(name).input_shape), np.float32), np.arange(4)
     results = []
     for mixed in ("none", precision):
-        model = models.build(name, shape_of(name), seed=3, mixed_precision=mixed)
+        model = models.build(name, seed=3, mixed_precision=mixed)
         seed_noise(model, 4)
         with tf.GradientTape() as tape:
             _, nll, kl, outputs = NegativeElbo()(model, x, y, num_examples=100)

@@ -1,4 +1,4 @@
-"""The catalogue and the loss."""
+"""The catalogue of models, and the loss."""
 
 from helpers import elbo, inference, models
 
@@ -8,28 +8,48 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 
-def shape_of(name):
-    return (32, 32, 3) if name.startswith("CIFAR10") else (28, 28, 1)
-
-
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_gives_logits_whatever_the_case_of_its_name(name):
-    model = models.build(name.lower(), shape_of(name))
+    model = models.build(name.lower())
     assert model.name == name
-    assert model(np.zeros((3, *shape_of(name)), np.float32)).shape == (3, 10)
+    assert model(np.zeros((3, *models.record(name).input_shape), np.float32)).shape == (3, 10)
     assert inference.is_bayesian(model) == ("BNN" in name)
     with pytest.raises(ValueError, match="BNN_FC_flip"):
         models.build(name + "x")
 
 
-@pytest.mark.parametrize("name", [name for name in models.NAMES if "BNN" in name])
+def test_the_catalogue_keeps_the_names_that_commands_and_flagfiles_use():
+    names = ["BNN_FC_flip", "BNN_FC_nonflip", "BNN_conv_flip", "BNN_conv_nonflip", "CIFAR10_BNN_model"]
+    assert sorted(models.BAYESIAN) == names
+    assert sorted(models.DETERMINISTIC) == ["CIFAR10_CNN_model", "CNN_FC", "CNN_conv"]
+    assert set(models.NAMES) == {*models.BAYESIAN, *models.DETERMINISTIC}
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_a_record_holds_the_facts_about_its_model(name):
+    record = models.record(name.upper())
+    assert record.name == name and record.help
+    assert record.input_shape == {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[record.dataset]
+    assert models.build(name).input_shape == (None, *record.input_shape)
+    assert models.build(name, (16, 16, 2), num_classes=3).input_shape == (None, 16, 16, 2)
+    assert (record.twin is None) == (record.kind == "deterministic") == (name in models.DETERMINISTIC)
+    if record.twin:
+        twin = models.record(models.twin(name))
+        assert twin.kind == "deterministic"
+        assert (twin.architecture, twin.dataset) == (record.architecture, record.dataset)
+    else:
+        with pytest.raises(ValueError, match=f"{name} is deterministic"):
+            models.twin(name)
+
+
+@pytest.mark.parametrize("name", models.BAYESIAN)
 def test_a_twin_has_the_same_weights_and_the_posterior_is_over_the_layers_of_the_design(name):
-    bayesian, twin = models.build(name, shape_of(name)), models.build(models.twin(name), shape_of(name))
+    bayesian, twin = models.build(name), models.build(models.twin(name))
     own = [layer for layer in bayesian.layers if layer.weights]
     shapes = [getattr(layer, "kernel_posterior", None) or layer.kernel for layer in own]
     shapes = [tuple(k.event_shape if hasattr(k, "event_shape") else k.shape) for k in shapes]
     assert shapes == [tuple(layer.kernel.shape) for layer in twin.layers if layer.weights]
-    assert len(inference.variational_layers(bayesian)) == (len(own) if name.startswith("CIFAR10") else 1)
+    assert len(inference.variational_layers(bayesian)) == (len(own) if name == "CIFAR10_BNN_model" else 1)
 
 
 def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
