@@ -65,7 +65,8 @@ def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
 def test_the_loss_is_the_mean_nll_plus_the_kl_over_all_examples():
     model = models.build("BNN_FC_flip")
     x, y = np.random.default_rng(0).random((8, 28, 28, 1), np.float32), np.arange(8) % 10
-    loss, nll, kl, logits = elbo.negative_elbo(model, x, y, num_examples=500, weight=0.3)
+    negative_elbo = elbo.NegativeElbo(kl_weight=elbo.constant(0.3))
+    loss, nll, kl, logits = negative_elbo(model, x, y, num_examples=500)
     expected = -tfp.distributions.Categorical(logits).log_prob(y)
     assert float(nll) == pytest.approx(np.mean(expected), rel=1e-5)
     assert float(loss) == pytest.approx(float(nll) + 0.3 * float(kl) / 500, rel=1e-6)
@@ -79,6 +80,6 @@ def test_the_gaussian_nll_is_that_of_a_normal_distribution():
 
 
 def test_the_kl_weight_rises_linearly_and_stays():
-    weights = [float(elbo.kl_weight(epoch, warmup_epochs=4, final=0.8)) for epoch in (0, 1, 2, 4, 9)]
+    weights = [float(elbo.warmup(4, final=0.8)(epoch)) for epoch in (0, 1, 2, 4, 9)]
     assert weights == pytest.approx([0, 0.2, 0.4, 0.8, 0.8])
-    assert float(elbo.kl_weight(0)) == 1
+    assert float(elbo.constant(1.0)(0)) == 1

@@ -1,6 +1,6 @@
 """The Bayesian layers: their gradients, their KL, their configuration, and how they stand beside TFP's."""
 
-from helpers.elbo import negative_elbo
+from helpers.elbo import NegativeElbo
 from helpers.inference import variational_layers
 from helpers.layers import (
     Convolution2DFlipout,
@@ -111,7 +111,7 @@ def test_ours_stand_beside_tfps_and_train():
     model.fit(x, y, batch_size=24, verbose=0)  # the last batch is smaller
     changed = [np.any(old != new) for old, new in zip(before, model.get_weights(), strict=True)]
     assert all(changed)
-    loss, *_ = negative_elbo(model, x, y, num_examples=64)
+    loss, *_ = NegativeElbo()(model, x, y, num_examples=64)
     assert np.isfinite(float(loss))
 
 
