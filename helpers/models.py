@@ -1,17 +1,25 @@
-"""The catalogue: one function a model, found by its name. Every model maps images to logits."""
+"""The catalogue of models: one record for each, and the function that builds it. Every model maps images to logits."""
 
-import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from helpers import layers as bayes
+from helpers.data.catalogue import DATASETS
 
 import tf_keras as keras
 
-_PLAIN = {"dense": keras.layers.Dense, "conv": keras.layers.Conv2D}
-_FLIPOUT = {"dense": bayes.DenseFlipout, "conv": bayes.Convolution2DFlipout}
-_SHARED = {"dense": bayes.DenseReparameterization, "conv": bayes.Convolution2DReparameterization}
+Layers = list[keras.layers.Layer]
+# The classes of layers that an architecture is made of, by the kind of layer that a record names.
+_KINDS = {
+    "deterministic": {"dense": keras.layers.Dense, "conv": keras.layers.Conv2D},
+    "flipout": {"dense": bayes.DenseFlipout, "conv": bayes.Convolution2DFlipout},
+    "reparameterisation": {"dense": bayes.DenseReparameterization, "conv": bayes.Convolution2DReparameterization},
+}
+PRECISIONS = ("none", "float16", "bfloat16")
 
 
-def _fully_connected(kind, num_classes):
+def _fully_connected(kind: Mapping[str, type], num_classes: int) -> Layers:
     return [
         keras.layers.Flatten(),
         kind["dense"](64, activation="relu", name="dense_1"),
@@ -19,7 +27,7 @@ def _fully_connected(kind, num_classes):
     ]
 
 
-def _convolutional(kind, num_classes):
+def _convolutional(kind: Mapping[str, type], num_classes: int) -> Layers:
     return [
         kind["conv"](64, kernel_size=5, padding="same", activation="relu", name="conv_1"),
         keras.layers.MaxPooling2D(2),
@@ -28,7 +36,7 @@ def _convolutional(kind, num_classes):
     ]
 
 
-def _vgg(kind, num_classes):
+def _vgg(kind: Mapping[str, type], num_classes: int) -> Layers:
     stack = []
     for block, filters in enumerate((32, 64, 128), start=1):
         for place in "ab":
@@ -39,34 +47,64 @@ def _vgg(kind, num_classes):
     return [*stack, kind["dense"](num_classes, name="dense_2", dtype="float32")]
 
 
-_CATALOGUE = {
-    "BNN_FC_flip": (_fully_connected, _FLIPOUT),
-    "BNN_FC_nonflip": (_fully_connected, _SHARED),
-    "BNN_conv_flip": (_convolutional, _FLIPOUT),
-    "BNN_conv_nonflip": (_convolutional, _SHARED),
-    "CNN_FC": (_fully_connected, _PLAIN),
-    "CNN_conv": (_convolutional, _PLAIN),
-    "CIFAR10_BNN_model": (_vgg, _FLIPOUT),
-    "CIFAR10_CNN_model": (_vgg, _PLAIN),
-}
+@dataclass(frozen=True)
+class Record:
+    """All facts about one model of the catalogue."""
+
+    name: str
+    architecture: Callable[[Mapping[str, type], int], Layers]  # (classes of layers, number of classes) -> layers
+    kind: str  # "deterministic", "flipout" or "reparameterisation"
+    twin: str | None  # the deterministic model of the same architecture; None of a deterministic model
+    dataset: str  # the data set that the model is for
+    help: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images of its data set."""
+        return DATASETS[self.dataset].shape
+
+
+_RECORDS = (
+    Record("BNN_FC_flip", _fully_connected, "flipout", "CNN_FC", "mnist",
+          "Dense 64, Bayesian with flipout, then Dense 10"),
+    Record("BNN_FC_nonflip", _fully_connected, "reparameterisation", "CNN_FC", "mnist",
+          "Dense 64, Bayesian with reparameterisation, then Dense 10"),
+    Record("BNN_conv_flip", _convolutional, "flipout", "CNN_conv", "mnist",
+          "convolution 5x5x64, Bayesian with flipout, max-pooling, then Dense 10"),
+    Record("BNN_conv_nonflip", _convolutional, "reparameterisation", "CNN_conv", "mnist",
+          "convolution 5x5x64, Bayesian with reparameterisation, max-pooling, then Dense 10"),
+    Record("CNN_FC", _fully_connected, "deterministic", None, "mnist",
+          "Dense 64, then Dense 10"),
+    Record("CNN_conv", _convolutional, "deterministic", None, "mnist",
+          "convolution 5x5x64, max-pooling, then Dense 10"),
+    Record("CIFAR10_BNN_model", _vgg, "flipout", "CIFAR10_CNN_model", "cifar10",
+          "three VGG blocks, Dense 128, Dense 10, all Bayesian with flipout"),
+    Record("CIFAR10_CNN_model", _vgg, "deterministic", None, "cifar10",
+          "three VGG blocks, Dense 128, Dense 10"),
+)  # fmt: skip
+_CATALOGUE = {model.name: model for model in _RECORDS}
 NAMES = tuple(_CATALOGUE)
-PRECISIONS = ("none", "float16", "bfloat16")
-_TWINS = {
-    "BNN_FC_flip": "CNN_FC",
-    "BNN_FC_nonflip": "CNN_FC",
-    "BNN_conv_flip": "CNN_conv",
-    "BNN_conv_nonflip": "CNN_conv",
-    "CIFAR10_BNN_model": "CIFAR10_CNN_model",
-}
-BAYESIAN = tuple(_TWINS)
-DETERMINISTIC = tuple(name for name in NAMES if name not in _TWINS)
+BAYESIAN = tuple(model.name for model in _RECORDS if model.kind != "deterministic")
+DETERMINISTIC = tuple(model.name for model in _RECORDS if model.kind == "deterministic")
 
 
-def canonical(name):
-    """The catalogue's spelling of `name`, whatever its case.
+def record(name: str) -> Record:
+    """Return the record of a model.
+
+    Args:
+      name: one of `NAMES`, in any case.
 
     Raises:
-      ValueError: there is no such model; the message lists those there are.
+      ValueError: there is no such model; the message lists those that there are.
+    """
+    return _CATALOGUE[canonical(name)]
+
+
+def canonical(name: str) -> str:
+    """Return the catalogue's spelling of a model's name, which may be in any case.
+
+    Raises:
+      ValueError: there is no such model; the message lists those that there are.
     """
     for known in NAMES:
         if known.lower() == name.lower():
@@ -74,60 +112,59 @@ def canonical(name):
     raise ValueError(f"there is no model {name!r}; choose one of: {', '.join(NAMES)}")
 
 
-@contextlib.contextmanager
-def _policy(precision):
-    """In this context Keras makes layers that compute in `precision` and keep float32 variables."""
+def twin(name: str) -> str:
+    """Return the name of the deterministic model with the architecture of a Bayesian model.
+
+    Args:
+      name: one of `BAYESIAN`, in any case.
+
+    Raises:
+      ValueError: there is no such model, or it is deterministic and has no twin.
+    """
+    found = record(name)
+    if found.twin is None:
+        raise ValueError(f"{found.name} is deterministic and has no twin; choose one of: {', '.join(BAYESIAN)}")
+    return found.twin
+
+
+def build(
+    name: str,
+    input_shape: tuple[int, int, int] | None = None,
+    num_classes: int = 10,
+    seed: int | None = None,
+    mixed_precision: str = "none",
+) -> keras.Sequential:
+    """Build a model of the catalogue.
+
+    Args:
+      name: one of `NAMES`, in any case.
+      input_shape: (height, width, channels) of one image; None: those of the model's data set.
+      num_classes: number of classes.
+      seed: the seed of the initial weights; it seeds the global generators of TensorFlow, NumPy and Python.
+      mixed_precision: one of `PRECISIONS`. With "float16" or "bfloat16" all layers but the last one compute in this
+        type, while parameters, the KL and the logits stay float32.
+
+    Returns:
+      A model from float images [B, H, W, C], scaled to [0, 1], to logits [B, num_classes].
+
+    Raises:
+      ValueError: there is no such model or no such precision.
+    """
+    found = record(name)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    inputs = keras.layers.InputLayer(input_shape=tuple(input_shape or found.input_shape))
+    with _policy(mixed_precision):
+        layers = found.architecture(_KINDS[found.kind], num_classes)
+    return keras.Sequential([inputs, *layers], name=found.name)
+
+
+@contextmanager
+def _policy(precision: str) -> Iterator[None]:
+    """Let Keras make layers that compute in `precision` and keep float32 variables in this context."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(before if precision == "none" else f"mixed_{precision}")
     try:
         yield
     finally:
         keras.mixed_precision.set_global_policy(before)
-
-
-def build(name, input_shape=(28, 28, 1), num_classes=10, seed=None, mixed_precision="none"):
-    """Build a model of the catalogue.
-
-    Args:
-      name: one of `NAMES`, in any case.
-      input_shape: (height, width, channels) of one image.
-      num_classes: number of classes.
-      seed: int, of the initial weights; it seeds the global generators of TensorFlow, NumPy and Python.
-      mixed_precision: one of `PRECISIONS`: "float16" or "bfloat16", in which all layers but the last one compute;
-        parameters, the KL and the logits stay float32.
-
-    Returns:
-      A `keras.Sequential` from float images [B, H, W, C], scaled to [0, 1], to logits [B, num_classes].
-
-    Raises:
-      ValueError: there is no such model.
-    """
-    name = canonical(name)
-    make, kind = _CATALOGUE[name]
-    if seed is not None:
-        keras.utils.set_random_seed(seed)
-    inputs = keras.layers.InputLayer(input_shape=tuple(input_shape))
-    with _policy(mixed_precision):
-        layers = make(kind, num_classes)
-    return keras.Sequential([inputs, *layers], name=name)
-
-
-def twin(name):
-    """The name of the deterministic model with the same architecture as the Bayesian model `name`."""
-    return _TWINS[canonical(name)]
-
-
-def variational_layers(model):
-    """The layers of `model` whose kernel has a posterior, in order."""
-    return [layer for layer in model.layers if hasattr(layer, "kernel_posterior")]
-
-
-def is_bayesian(model):
-    """Whether `model` has a layer whose kernel has a posterior."""
-    return bool(variational_layers(model))
-
-
-def posterior_moments(model):
-    """{layer's name: (means, standard deviations)} of the kernels' posteriors, arrays of the kernel's shape."""
-    posteriors = {layer.name: layer.kernel_posterior for layer in variational_layers(model)}
-    return {name: (q.mean().numpy(), q.stddev().numpy()) for name, q in posteriors.items()}

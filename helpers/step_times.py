@@ -25,7 +25,6 @@ import psutil
 import tensorflow as tf
 
 ALLREDUCE = "all-reduce"  # in place of a model's name: nothing but the sum over ranks
-IMAGES = {True: (32, 32, 3), False: (28, 28, 1)}  # of CIFAR-10, and of MNIST
 
 
 def measure(functions: list[Callable], rounds: int, world: World) -> np.ndarray:
@@ -55,7 +54,7 @@ def training(
 
     The first function averages the gradients at one step in `every`, the second one never does.
     """
-    shape = IMAGES[name.startswith("CIFAR10")]
+    shape = models.record(name).input_shape
     stream = np.random.default_rng(world.rank)
     x = stream.integers(0, 256, (batch_size * world.size * 4, *shape), dtype=np.uint8)
     y = stream.integers(0, 10, len(x), dtype=np.int32)

@@ -1,5 +1,12 @@
 """From a posterior to predictions."""
 
-from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
+from helpers.inference.monte_carlo import predict, sample_outputs
+from helpers.inference.posterior import is_bayesian, posterior_moments, variational_layers
 
-__all__ = ["sample_outputs", "sample_probabilities"]
+__all__ = [
+    "is_bayesian",
+    "posterior_moments",
+    "predict",
+    "sample_outputs",
+    "variational_layers",
+]

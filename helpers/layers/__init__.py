@@ -8,8 +8,8 @@ from helpers.layers.bayesian import (
     DenseFlipout,
     DenseReparameterization,
     gaussian_kl,
-    seed_noise,
 )
+from helpers.layers.noise import seed_noise
 
 __all__ = [
     "INITIAL_SCALE",

@@ -1,70 +1,59 @@
-"""Flipout's arithmetic: random numbers at little cost, and products with weights that differ by example.
+"""The products of flipout, in which the weights differ from example to example.
 
-Wen, Vicol, Ba, Tran and Grosse (2018): one draw of the weights' noise serves a batch, but every example n has it
-multiplied by signs of its own for inputs and outputs, W_n = mean + noise * (signs_in[n] signs_out[n]^T). Examples
-are then uncorrelated given their inputs, and each sees weights from the posterior, symmetric noise having no sign.
+Wen, Vicol, Ba, Tran and Grosse (2018) draw the noise of the weights once for the whole batch and multiply it by signs
+that each example n has for its inputs and its outputs: W_n = mean + noise * (signs_in[n] signs_out[n]^T). The noise is
+symmetric, so each example still sees weights from the posterior. Given their inputs, examples are uncorrelated.
 """
 
 import functools
 import math
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
-# Below this many places that a kernel is applied at, making a kernel for every example costs what it saves.
+# With fewer output positions, writing a kernel for each example costs what it saves.
 PLACES = 128
-# Up to this many inputs to a place, patches and a matrix product are faster than a grouped convolution.
+# Up to this many inputs to an output position, patches and a matrix product are faster than a grouped convolution.
 PATCH = 32
-_SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
 
-def normal(generator, shape, dtype=tf.float32):
-    """Standard normal numbers of a static shape, by `normals`."""
-    count = math.prod(shape)
-    words = generator.uniform_full_int([(count + 1) // 2], dtype=tf.int32)
-    return tf.cast(tf.reshape(normals(words)[:count], shape), dtype)
-
-
-def normals(words):
-    """Standard normal numbers [2 n] from random words, int32 [n]: two from each (Box and Muller 1958).
-
-    With 16 bits each for radius and angle their variance is right to 5e-6, and none is beyond 4.9, where one
-    in 800,000 should be.
-    """
-    halves = tf.reshape(tf.cast(tf.bitcast(words, tf.uint16), tf.float32), [2, -1])
-    radius = tf.sqrt(-2.0 * tf.math.log((halves[0] + 0.5) * 2.0**-16))
-    angle = 2.0 * math.pi * 2.0**-16 * halves[1]
-    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
-
-
-def signs(generator, rows, columns, dtype=tf.float32):
-    """Independent signs, +1 or -1 with equal chance: [rows, columns], 32 from one random word."""
-    count = rows * columns
-    words = generator.uniform_full_int([(count + 31) // 32], dtype=tf.int32)
-    octets = tf.gather(tf.constant(_SIGNS, dtype), tf.cast(tf.bitcast(words, tf.uint8), tf.int32))
-    return tf.reshape(tf.reshape(octets, [-1])[:count], [rows, columns])
-
-
-def dense(inputs, mean, noise, signs_in, signs_out):
-    """inputs [B, I] times each example's weights (Wen et al., equation 4): [B, O].
+def dense(inputs: tf.Tensor, mean: tf.Tensor, noise: tf.Tensor, signs_in: tf.Tensor, signs_out: tf.Tensor) -> tf.Tensor:
+    """Multiply each example by its own weights (Wen et al. 2018, equation 4).
 
     Args:
-      mean, noise: [I, O].
-      signs_in, signs_out: [B, I] and [B, O].
+      inputs: [B, I].
+      mean, noise: [I, O], the means of the weights and one draw of their noise, which has mean zero.
+      signs_in, signs_out: [B, I] and [B, O], the signs of each example.
+
+    Returns:
+      [B, O].
     """
     return tf.matmul(inputs, mean) + tf.matmul(inputs * signs_in, noise) * signs_out
 
 
-def convolution(inputs, mean, noise, signs_in, signs_out, places, **how):
-    """inputs [B, H, W, I] convolved with each example's kernel: [B, *places, O].
+def convolution(
+    inputs: tf.Tensor,
+    mean: tf.Tensor,
+    noise: tf.Tensor,
+    signs_in: tf.Tensor,
+    signs_out: tf.Tensor,
+    places: Sequence[int | None],
+    **how: object,
+) -> tf.Tensor:
+    """Convolve each example with its own kernel.
 
-    Two convolutions, as Wen et al. (section 3.2) have it, or one with the kernels written out.
+    Depending on the sizes these are two convolutions, as Wen et al. (2018, section 3.2) describe them, or one product
+    with the kernels of all examples written out. The results are the same up to rounding.
 
     Args:
-      mean, noise: [height, width, I, O].
-      signs_in, signs_out: [B, I] and [B, O]: one sign for a channel of an example, at all places.
-      places: height and width of the outputs.
+      inputs: [B, H, W, I].
+      mean, noise: [height, width, I, O], the means of the kernel and one draw of its noise, which has mean zero.
+      signs_in, signs_out: [B, I] and [B, O]. A channel of an example has one sign at all positions.
+      places: height and width of the outputs; None where they are unknown.
       how: strides, padding and dilations, as `tf.nn.conv2d` takes them.
+
+    Returns:
+      [B, *places, O].
     """
     height, width, channels, filters = mean.shape
     size, rows = height * width * channels, tf.shape(signs_in)[0] if signs_in.shape[0] is None else signs_in.shape[0]
@@ -72,14 +61,15 @@ def convolution(inputs, mean, noise, signs_in, signs_out, places, **how):
         perturbed = tf.nn.conv2d(inputs * signs_in[:, None, None], noise, **how)
         return tf.nn.conv2d(inputs, mean, **how) + perturbed * signs_out[:, None, None]
     if size <= PATCH:
-        # One-hot kernels cut the patches out; tf.image.extract_patches is several times slower.
+        # A convolution with one-hot kernels cuts out the patches, because tf.image.extract_patches is several times
+        # slower.
         one_hot = tf.reshape(tf.eye(size, dtype=inputs.dtype), [height, width, channels, size])
         patches = tf.nn.conv2d(inputs, one_hot, **how)
         sign = tf.tile(signs_in, [1, height * width])[:, :, None] * signs_out[:, None]
         kernels = tf.reshape(mean, [size, filters]) + tf.reshape(noise, [size, filters]) * sign
         outputs = tf.matmul(tf.reshape(patches, [rows, -1, size]), kernels)
         return tf.reshape(outputs, [rows, *places, filters])
-    # A grouped convolution: examples side by side as channels, each group with its own kernel.
+    # In a grouped convolution the examples stand side by side as channels, and each group has its own kernel.
     sign = tf.transpose(signs_in)[:, :, None] * signs_out
     kernels = mean[:, :, :, None] + noise[:, :, :, None] * sign
     beside = tf.reshape(tf.transpose(inputs, [1, 2, 0, 3]), [1, *inputs.shape[1:3], rows * channels])
@@ -88,8 +78,8 @@ def convolution(inputs, mean, noise, signs_in, signs_out, places, **how):
 
 
 @functools.cache
-def _groups_have_gradients(dtype):
-    """Whether this TensorFlow differentiates grouped convolutions: on processors, with oneDNN alone."""
+def _groups_have_gradients(dtype: tf.DType) -> bool:
+    """Tell whether this TensorFlow differentiates grouped convolutions. On CPUs it does so only with oneDNN."""
 
     @tf.function
     def gradients():

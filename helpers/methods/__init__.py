@@ -1,1 +1,1 @@
-"""Published methods, one in a file."""
+"""Published methods, each in a file of its own."""

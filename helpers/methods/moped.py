@@ -1,28 +1,29 @@
-"""Start a BNN, and centre its prior, on the weights of its trained deterministic twin."""
+"""MOPED: start a BNN, and centre its prior, on the weights of its trained deterministic twin."""
 
 from helpers import keras2  # noqa: F401
 
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras as keras
 
 tfd = tfp.distributions
 
 
-def start_from_twin(model, twin, prior_scale=1.0, delta=0.1):
-    """Give the posteriors and priors of `model` the weights of `twin` as their means.
+def start_from_twin(model: keras.Model, twin: keras.Model, prior_scale: float = 1.0, delta: float = 0.1) -> None:
+    """Give the posteriors and priors of a model the weights of its twin as their means.
 
-    Krishnan et al. (2020), MOPED, section 3: posterior N(w, (delta |w|)^2) and prior N(w, prior_scale^2) for each
-    weight w of the trained twin. The prior has then seen the data: what the ELBO bounds is no evidence any
-    more, and a small `prior_scale` is as confident of the twin as its user is.
+    For each weight w of the trained twin the posterior starts from N(w, (delta |w|)^2), and the prior is
+    N(w, prior_scale^2) (Krishnan, Subedar and Tickoo 2020, section 3). This prior depends on the data, so the ELBO no
+    longer bounds the evidence. The smaller `prior_scale` is, the more the model trusts its twin.
 
     Args:
-      model: a Keras model with Bayesian layers; changed in place.
+      model: a Keras model with Bayesian layers, which is changed in place.
       twin: a Keras model with layers of the same names and shapes.
       prior_scale: standard deviation of the priors, > 0.
-      delta: standard deviation of the posteriors at the start, as a share of |w|, > 0.
+      delta: standard deviation of the posteriors at the start, relative to |w|, > 0.
 
     Raises:
-      ValueError: a scale that is not positive; no layer of that name in the twin, or one of another shape.
+      ValueError: a scale is not positive, or the twin has no layer of a name, or one of another shape.
     """
     if min(prior_scale, delta) <= 0:
         raise ValueError(f"prior_scale and delta must be positive, and are {prior_scale} and {delta}")
@@ -36,7 +37,7 @@ def start_from_twin(model, twin, prior_scale=1.0, delta=0.1):
             raise ValueError(f"{layer.name} has weights {posterior.event_shape}, and its twin's are {kernel.shape}")
         normal = posterior.distribution
         normal.loc.assign(kernel)
-        # Softplus' inverse; a weight of exactly zero would have a posterior without width.
+        # The posterior of a weight that is exactly zero would otherwise have no width.
         scales = tf.maximum(delta * tf.abs(kernel), 1e-6)
         normal.scale.pretransformed_input.assign(tfp.math.softplus_inverse(scales))
         layer.bias_posterior.distribution.loc.assign(bias)

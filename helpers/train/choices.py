@@ -9,6 +9,7 @@ from helpers import data, elbo, models
 from helpers.checkpoints import restore_model
 from helpers.data import Dataset
 from helpers.data.catalogue import DATASETS
+from helpers.inference import is_bayesian
 from helpers.methods.moped import start_from_twin
 
 import numpy as np
@@ -42,7 +43,7 @@ def choose_model(flags: FlagValues) -> tuple[str, str]:
         name = flags.bnnConv or ("CIFAR10_BNN_model" if cifar else "BNN_conv_flip")
     else:
         name = flags.cnnConv or ("CIFAR10_CNN_model" if cifar else "CNN_conv")
-    return name, flags.dataset or ("cifar10" if name.startswith("CIFAR10") else "mnist")
+    return name, flags.dataset or models.record(name).dataset
 
 
 def choose_threads(flags: FlagValues) -> list[int | None]:
@@ -159,7 +160,7 @@ def build_model(flags: FlagValues, name: str, dataset: Dataset) -> keras.Model:
     shape = dataset.input_shape, dataset.num_classes
     model = models.build(name, *shape, seed=flags.seed, mixed_precision=flags.mixed_precision)
     if flags.init_from:
-        if not models.is_bayesian(model):
+        if not is_bayesian(model):
             raise ValueError(f"--init_from starts a BNN from its twin, and {name} is not Bayesian")
         twin = models.build(models.twin(name), *shape)
         restore_model(twin, flags.init_from)

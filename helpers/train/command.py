@@ -14,7 +14,7 @@ from pathlib import Path
 from helpers import RUNS, data, files
 from helpers.distributed import PeerLost, RankFailure, init, local_ranks, watchdog
 from helpers.fit import fit
-from helpers.inference import sample_probabilities
+from helpers.inference import predict
 from helpers.progress import launched_rank
 from helpers.runs import Run, advice, empty
 from helpers.train import choices
@@ -91,7 +91,7 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
         seed=flags.seed,
         run=run,
     )
-    draws = sample_probabilities(model, found.test.x, flags.num_monte_carlo, seed=flags.seed, world=world)
+    draws = predict(model, found.test.x, flags.num_monte_carlo, seed=flags.seed, world=world)
     if world.rank == 0:
         if not np.isfinite(draws).all():
             # The loss of the last step is from before its update.

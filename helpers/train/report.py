@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers import metrics, models, provenance
+from helpers import metrics, provenance
 from helpers.checkpoints import History
 from helpers.data import Dataset
 from helpers.files import write
-from helpers.inference.monte_carlo import sample_probabilities
+from helpers.inference import is_bayesian, posterior_moments, predict
 
 import numpy as np
 import tf_keras as keras
@@ -42,7 +42,7 @@ def make_report(flags: FlagValues, folder: Path, held_out: tuple[np.ndarray, np.
         if due(flags.print_step, step):
             print(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True)
         if due(flags.eval_freq, step):
-            draws = sample_probabilities(model, held_out[0], flags.num_monte_carlo, seed=flags.seed)
+            draws = predict(model, held_out[0], flags.num_monte_carlo, seed=flags.seed)
             evaluations[:] = [row for row in evaluations if row["step"] != step]
             evaluations.append({"step": step, **metrics.summary(draws, held_out[1])})
             write(path, json.dumps(evaluations, indent=1) + "\n")
@@ -58,9 +58,9 @@ def plot_weights(model: keras.Model, step: int, path: Path) -> None:
 
     import matplotlib.pyplot as plt
 
-    if models.is_bayesian(model):
+    if is_bayesian(model):
         plots.use_style()
-        figure = plots.weight_posteriors({f"step {step}": models.posterior_moments(model)})[0][0].figure
+        figure = plots.weight_posteriors({f"step {step}": posterior_moments(model)})[0][0].figure
         figure.savefig(path)
         plt.close(figure)
 

@@ -137,7 +137,7 @@ def _described(layer):
 
 def inference(short, rounds, draws):
     """Seconds a draw of ours, of loops over the model and of the twin's forward passes."""
-    from helpers.inference.monte_carlo import sample_outputs
+    from helpers.inference import sample_outputs
 
     x, _ = images(short, MODELS[short][2])
     model, stock, twin = (build(short, variant) for variant in ("ours", "stock", "twin"))

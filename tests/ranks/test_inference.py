@@ -1,4 +1,4 @@
-"""Monte-Carlo inference on two ranks gives what one gives.
+"""Monte Carlo inference on two ranks gives what one rank gives.
 
 `mpiexec -n 2 python -m tests.ranks.test_inference FOLDER` is what the test runs.
 """
@@ -6,13 +6,13 @@
 import sys
 
 from helpers import models
-from helpers.inference.monte_carlo import sample_outputs
+from helpers.inference import sample_outputs
 
 import numpy as np
 import pytest
 
+from tests.support.networks import model_of
 from tests.support.ranks import mpiexec
-from tests.unit.inference.test_inference import make
 
 
 def on_rank(folder):
@@ -21,7 +21,7 @@ def on_rank(folder):
 
     world = distributed.init()
     for kind in ("dense flipout", "mixed"):
-        model, x = make(kind, seed=3)
+        model, x = model_of(kind, seed=3)
         for draws in (7, 1):
             name = f"{folder}/{kind}-{draws}"
             np.save(f"{name}-{world.rank}", sample_outputs(model, x, draws, seed=6, world=world))

@@ -7,8 +7,8 @@ from helpers.checkpoints import restore_model
 from helpers.elbo import NegativeElbo, constant
 from helpers.files import read_csv
 from helpers.fit import fit
-from helpers.inference.monte_carlo import sample_outputs, sample_probabilities
-from helpers.layers.bayesian import (
+from helpers.inference import predict, sample_outputs
+from helpers.layers import (
     Convolution2DFlipout,
     Convolution2DReparameterization,
     DenseFlipout,
@@ -23,13 +23,9 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tests.unit.layers.test_layers import conv_layer, dense_layer
+from tests.support.layers import layer_for
 
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative errors of rounding
-
-
-def shape_of(name):
-    return (32, 32, 3) if name.startswith("CIFAR10") else (28, 28, 1)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +36,10 @@ def digits():
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("name", models.NAMES)
 def test_parameters_kl_and_logits_are_float32_and_the_kl_is_the_same_to_the_bit(name, precision):
-    x, y = np.random.default_rng(0).random((4, *shape_of(name)), np.float32), np.arange(4)
+    x, y = np.random.default_rng(0).random((4, *models.record(name).input_shape), np.float32), np.arange(4)
     results = []
     for mixed in ("none", precision):
-        model = models.build(name, shape_of(name), seed=3, mixed_precision=mixed)
+        model = models.build(name, seed=3, mixed_precision=mixed)
         seed_noise(model, 4)
         with tf.GradientTape() as tape:
             _, nll, kl, outputs = NegativeElbo()(model, x, y, num_examples=100)
@@ -82,7 +78,7 @@ def test_a_layer_computes_in_half_precision_what_it_does_in_float32(cls, case, p
     """Of equal noise, each output is the sum of at most 100 products that are rounded, and so is each gradient."""
     results = []
     for dtype in ("float32", keras.mixed_precision.Policy(f"mixed_{precision}")):
-        layer, x = dense_layer(cls, dtype=dtype, seed=2) if case is None else conv_layer(cls, case, dtype=dtype, seed=2)
+        layer, x = layer_for(cls, case, dtype=dtype, seed=2)
         with tf.GradientTape() as tape:
             outputs = layer(x)
             loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2)
@@ -116,7 +112,7 @@ def test_training_ends_where_it_does_in_float32(digits, name):
             how = {"epochs": 3, "batch_size": 50, "optimizer": keras.optimizers.legacy.Adam(3e-3)}
             how["loss"] = NegativeElbo(kl_weight=constant(0.05))
             last = fit(model, digits.x_train[:1000], digits.y_train[:1000], seed=seed, **how).epochs[-1]
-            draws = sample_probabilities(model, digits.x_test[:200], 10)
+            draws = predict(model, digits.x_test[:200], 10)
             assert draws.dtype == np.float32 and np.abs(draws.sum(axis=-1) - 1).max() < 1e-6
             found.append((last["nll"], last["kl"], draws.mean(axis=0)))
     nll, kl = (np.array([[run[i] for run in runs] for runs in ends.values()]) for i in (0, 1))
@@ -140,7 +136,7 @@ def test_the_same_posterior_predicts_the_same(name, precision):
     x = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
     outputs, found = (sample_outputs(model, x, 4, seed=2) for model in (exact, mixed))
     assert 0 < np.linalg.norm(found - outputs) < 4 * HALF[precision] * np.linalg.norm(outputs)
-    assert sample_probabilities(mixed, x, 4).dtype == np.float32
+    assert predict(mixed, x, 4).dtype == np.float32
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_adapts(monkeypatch):

@@ -1,6 +1,6 @@
-"""The catalogue and the loss."""
+"""The catalogue of models, and the loss."""
 
-from helpers import elbo, models
+from helpers import elbo, inference, models
 
 import numpy as np
 import pytest
@@ -8,35 +8,55 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 
-def shape_of(name):
-    return (32, 32, 3) if name.startswith("CIFAR10") else (28, 28, 1)
-
-
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_gives_logits_whatever_the_case_of_its_name(name):
-    model = models.build(name.lower(), shape_of(name))
+    model = models.build(name.lower())
     assert model.name == name
-    assert model(np.zeros((3, *shape_of(name)), np.float32)).shape == (3, 10)
-    assert models.is_bayesian(model) == ("BNN" in name)
+    assert model(np.zeros((3, *models.record(name).input_shape), np.float32)).shape == (3, 10)
+    assert inference.is_bayesian(model) == ("BNN" in name)
     with pytest.raises(ValueError, match="BNN_FC_flip"):
         models.build(name + "x")
 
 
-@pytest.mark.parametrize("name", [name for name in models.NAMES if "BNN" in name])
+def test_the_catalogue_keeps_the_names_that_commands_and_flagfiles_use():
+    names = ["BNN_FC_flip", "BNN_FC_nonflip", "BNN_conv_flip", "BNN_conv_nonflip", "CIFAR10_BNN_model"]
+    assert sorted(models.BAYESIAN) == names
+    assert sorted(models.DETERMINISTIC) == ["CIFAR10_CNN_model", "CNN_FC", "CNN_conv"]
+    assert set(models.NAMES) == {*models.BAYESIAN, *models.DETERMINISTIC}
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_a_record_holds_the_facts_about_its_model(name):
+    record = models.record(name.upper())
+    assert record.name == name and record.help
+    assert record.input_shape == {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[record.dataset]
+    assert models.build(name).input_shape == (None, *record.input_shape)
+    assert models.build(name, (16, 16, 2), num_classes=3).input_shape == (None, 16, 16, 2)
+    assert (record.twin is None) == (record.kind == "deterministic") == (name in models.DETERMINISTIC)
+    if record.twin:
+        twin = models.record(models.twin(name))
+        assert twin.kind == "deterministic"
+        assert (twin.architecture, twin.dataset) == (record.architecture, record.dataset)
+    else:
+        with pytest.raises(ValueError, match=f"{name} is deterministic"):
+            models.twin(name)
+
+
+@pytest.mark.parametrize("name", models.BAYESIAN)
 def test_a_twin_has_the_same_weights_and_the_posterior_is_over_the_layers_of_the_design(name):
-    bayesian, twin = models.build(name, shape_of(name)), models.build(models.twin(name), shape_of(name))
+    bayesian, twin = models.build(name), models.build(models.twin(name))
     own = [layer for layer in bayesian.layers if layer.weights]
     shapes = [getattr(layer, "kernel_posterior", None) or layer.kernel for layer in own]
     shapes = [tuple(k.event_shape if hasattr(k, "event_shape") else k.shape) for k in shapes]
     assert shapes == [tuple(layer.kernel.shape) for layer in twin.layers if layer.weights]
-    assert len(models.variational_layers(bayesian)) == (len(own) if name.startswith("CIFAR10") else 1)
+    assert len(inference.variational_layers(bayesian)) == (len(own) if name == "CIFAR10_BNN_model" else 1)
 
 
 def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
     model = models.build("BNN_FC_flip")
     model(np.zeros((1, 28, 28, 1), np.float32))
     expected = sum(
-        np.sum(0.5 * (sd**2 + mean**2 - 1) - np.log(sd)) for mean, sd in models.posterior_moments(model).values()
+        np.sum(0.5 * (sd**2 + mean**2 - 1) - np.log(sd)) for mean, sd in inference.posterior_moments(model).values()
     )
     assert float(elbo.kl_divergence(model)) == pytest.approx(expected, rel=1e-5)
     assert float(elbo.kl_divergence(models.build("CNN_FC"))) == 0
@@ -45,7 +65,8 @@ def test_the_kl_is_the_closed_form_and_is_there_once_a_layer():
 def test_the_loss_is_the_mean_nll_plus_the_kl_over_all_examples():
     model = models.build("BNN_FC_flip")
     x, y = np.random.default_rng(0).random((8, 28, 28, 1), np.float32), np.arange(8) % 10
-    loss, nll, kl, logits = elbo.negative_elbo(model, x, y, num_examples=500, weight=0.3)
+    negative_elbo = elbo.NegativeElbo(kl_weight=elbo.constant(0.3))
+    loss, nll, kl, logits = negative_elbo(model, x, y, num_examples=500)
     expected = -tfp.distributions.Categorical(logits).log_prob(y)
     assert float(nll) == pytest.approx(np.mean(expected), rel=1e-5)
     assert float(loss) == pytest.approx(float(nll) + 0.3 * float(kl) / 500, rel=1e-6)
@@ -59,6 +80,6 @@ def test_the_gaussian_nll_is_that_of_a_normal_distribution():
 
 
 def test_the_kl_weight_rises_linearly_and_stays():
-    weights = [float(elbo.kl_weight(epoch, warmup_epochs=4, final=0.8)) for epoch in (0, 1, 2, 4, 9)]
+    weights = [float(elbo.warmup(4, final=0.8)(epoch)) for epoch in (0, 1, 2, 4, 9)]
     assert weights == pytest.approx([0, 0.2, 0.4, 0.8, 0.8])
-    assert float(elbo.kl_weight(0)) == 1
+    assert float(elbo.constant(1.0)(0)) == 1
