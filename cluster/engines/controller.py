@@ -1,4 +1,7 @@
-"""One controller with its MPI engines: brought up, watched over, ended."""
+"""Start, watch and stop the processes of one set of engines: the controller, the launcher and its MPI ranks.
+
+The functions import ipyparallel themselves, so that `import cluster.engines` is quick and works without it.
+"""
 
 import asyncio
 import concurrent.futures
@@ -8,161 +11,190 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-AGAIN = "Run `ranks = engines.start()` again, and then the cells that gave the ranks what they knew."
-_ANSWER = 10.0  # seconds that ranks have to show that they are well
-_PAUSE = 0.5  # seconds between looks at the cluster
-_LAST_WORDS = 5.0  # seconds that the launcher of a dead rank has to end and to say why
+if TYPE_CHECKING:
+    import ipyparallel
+    from ipyparallel.cluster.launcher import BaseLauncher
 
-_loop = None
+_RESTART = "Run `ranks = engines.start()` again, and then the cells that sent data or code to the ranks."
+_RESPONSE_SECONDS = 10.0  # limit for the answer of all ranks to `responds`
+_POLL_SECONDS = 0.5  # between two checks of the processes
+_REPORT_SECONDS = 5.0  # that the launcher of a dead rank has to end and to print the reason
+_STOP_SECONDS = 30.0  # limit for ipyparallel to stop the processes
+
+_loop: asyncio.AbstractEventLoop | None = None
 
 
 class EngineError(Exception):
-    """The engines could not be started, or are gone. The message says what to do."""
+    """The engines cannot be started or have stopped. The message says what to do."""
 
-    def _render_traceback_(self):
-        # IPython's hook: the way here through ipyparallel tells a reader nothing.
+    def _render_traceback_(self) -> list[str]:
+        # IPython calls this hook. The traceback shows only ipyparallel's code, which does not help the reader.
         return [f"EngineError: {self}"]
 
 
 @dataclass
-class Running:
-    """`n` engines, whose files lie in `folder`. `lost` says what became of them, once `gone` is set."""
+class EngineSet:
+    """One controller with its engines.
+
+    Attributes:
+      n: number of engines, which is the number of MPI ranks.
+      folder: private profile folder with the connection files and logs.
+      cluster: ipyparallel's handle of the processes, None before `start`.
+      client: connection to the controller, None before `start`.
+      failure: why the engines no longer run, valid once `gone` is set.
+      gone: set when the engines no longer run.
+      stopping: set when `stop` was called.
+      stop_lock: held by the thread that stops the processes.
+    """
 
     n: int
     folder: Path
-    cluster: object = None
-    client: object = None
-    ranks: object = None
-    lost: str = ""
+    cluster: "ipyparallel.Cluster | None" = None
+    client: "ipyparallel.Client | None" = None
+    failure: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
-    closing: threading.Event = field(default_factory=threading.Event)
-    ending: threading.Lock = field(default_factory=threading.Lock)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    stop_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def bring_up(running, deadline):
-    """Start controller and engines, connect `running.ranks` to them, and watch over them.
+def start(engine_set: EngineSet, deadline: float) -> None:
+    """Start the controller and the engines, connect a client, and watch the processes in a thread.
+
+    Args:
+      engine_set: the number of engines and their folder. `cluster` and `client` are filled in.
+      deadline: value of `time.monotonic()`, in seconds, at which all engines must respond.
 
     Raises:
-      EngineError: something failed, or is not there at `deadline` (of time.monotonic).
+      EngineError: a process failed or did not respond in time. The caller has to call `stop`.
     """
-    from cluster.engines.view import Ranks, activate
-
     import ipyparallel
 
     limit = deadline - time.monotonic()
-    quiet = logging.getLogger("cluster.running")
-    quiet.setLevel(logging.CRITICAL)
-    running.cluster = cluster = ipyparallel.Cluster(
-        profile_dir=str(running.folder),
+    silent = logging.getLogger("cluster.engines")
+    silent.setLevel(logging.CRITICAL)
+    engine_set.cluster = cluster = ipyparallel.Cluster(
+        profile_dir=str(engine_set.folder),
         cluster_id=uuid.uuid4().hex[:8],
         parent=None,
-        log=quiet,
+        log=silent,
         shutdown_atexit=False,
     )
 
-    def left():
+    def remaining() -> float:
         return max(0.1, deadline - time.monotonic())
 
-    what = "The controller"
+    part = "The controller"
     try:
-        _await(cluster.start_controller(), left())
-        info = _await(cluster.controller.get_connection_info(left()), left() + 1)
-        running.client = ipyparallel.Client(
-            info["client"], cluster=cluster, profile_dir=str(running.folder), timeout=left()
+        _await(cluster.start_controller(), remaining())
+        info = _await(cluster.controller.get_connection_info(remaining()), remaining() + 1)
+        engine_set.client = ipyparallel.Client(
+            info["client"], cluster=cluster, profile_dir=str(engine_set.folder), timeout=remaining()
         )
-        what = f"The {running.n} engines"
-        _await(cluster.start_engines(running.n), left())
-        running.client.wait_for_engines(running.n, timeout=left(), interactive=False)
-        running.ranks = Ranks(running)
-        places = running.ranks.apply_async(_place).get(left())
+        part = "The set of engines"
+        _await(cluster.start_engines(engine_set.n), remaining())
+        engine_set.client.wait_for_engines(engine_set.n, timeout=remaining(), interactive=False)
+        found = _ranks(engine_set, remaining())
     except (OSError, RuntimeError, concurrent.futures.TimeoutError, ipyparallel.error.IPythonError) as error:
         raise EngineError(
-            f"{what} did not come up: {error}\nThe limit was {limit:.0f} seconds; on a busy machine try "
-            f"engines.start(timeout={2 * limit:.0f}). {_log(cluster.engine_set or cluster.controller)}"
+            f"{part} did not start: {error}\nIf the limit of {limit:.0f} seconds was too short for a busy machine, try "
+            f"engines.start(timeout={2 * limit:.0f}). {_end_of_log(cluster.engine_set or cluster.controller)}"
         ) from error
-    if places != [(rank, running.n) for rank in range(running.n)]:
+    if found != [(rank, engine_set.n) for rank in range(engine_set.n)]:
         raise EngineError(
-            f"{running.n} engines should be ranks 0 to {running.n - 1}; their (rank, size) are {places}. "
-            "mpi4py was built against another MPI than the launcher's: rebuild it, or set BNN_LAUNCHER."
+            f"The engines should be ranks 0 to {engine_set.n - 1} of {engine_set.n}, but their (rank, size) are "
+            f"{found}, because mpi4py was built against a different MPI than the launcher's. "
+            "Rebuild mpi4py, or set BNN_LAUNCHER."
         )
-    activate(running)
-    threading.Thread(target=_watch, args=(running,), daemon=True, name="engines-watch").start()
+    threading.Thread(target=_watch, args=(engine_set,), daemon=True, name="engines-watch").start()
 
 
-def _place():
-    """This engine's rank and the number of ranks, as MPI has them."""
+def responds(engine_set: EngineSet) -> bool:
+    """Return whether all ranks answer within ten seconds."""
+    with contextlib.suppress(Exception):
+        return len(_ranks(engine_set, _RESPONSE_SECONDS)) == engine_set.n
+    return False
+
+
+def stop(engine_set: EngineSet) -> None:
+    """Stop all processes and remove the folder, also of a set whose start failed halfway."""
+    engine_set.failure = engine_set.failure or f"The MPI engines were stopped. {_RESTART}"
+    engine_set.gone.set()
+    engine_set.stopping.set()
+    with engine_set.stop_lock:
+        if engine_set.client:
+            engine_set.client.close(linger=0)
+        _stop_processes(engine_set)
+
+
+def _ranks(engine_set: EngineSet, seconds: float) -> list[tuple[int, int]]:
+    """Ask each engine for its MPI rank and the number of ranks."""
+    view = engine_set.client.direct_view(list(range(engine_set.n)))
+    return view.apply_async(_rank_and_size).get(seconds)
+
+
+def _rank_and_size() -> tuple[int, int]:
     from mpi4py import MPI
 
     return MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 
 
-def well(running):
-    """Whether all ranks answer in time."""
-    with contextlib.suppress(Exception):
-        return len(running.ranks.apply_async(_place).get(_ANSWER)) == running.n
-    return False
-
-
-def _watch(running):
-    """Until the engines are stopped: if any part dies, end the rest, and every cell that waits for it."""
-    controller, launched = running.cluster.controller, running.cluster.engine_set
-    while controller.running and launched.running and len(running.client.ids) == running.n:
-        if running.closing.wait(_PAUSE):
+def _watch(engine_set: EngineSet) -> None:
+    """Wait until a process dies, then stop all others, so that no cell waits for an answer that cannot come."""
+    controller, engines = engine_set.cluster.controller, engine_set.cluster.engine_set
+    while controller.running and engines.running and len(engine_set.client.ids) == engine_set.n:
+        if engine_set.stopping.wait(_POLL_SECONDS):
             return
-    # With MPI the launcher ends soon after a rank; what it prints then says which one, and why.
-    until = time.monotonic() + _LAST_WORDS
-    while controller.running and launched.running and time.monotonic() < until:
+    # The MPI launcher ends soon after a rank has died, and prints which rank it was and why.
+    deadline = time.monotonic() + _REPORT_SECONDS
+    while controller.running and engines.running and time.monotonic() < deadline:
         time.sleep(0.1)
-    what = "An MPI engine died or no longer answers"
     if not controller.running:
-        what = "The engines' controller died"
-    elif not launched.running:
-        what = "An MPI engine died"
-    with running.ending:
-        if running.closing.is_set():
+        reason = "The controller died, and no engine can be reached without it."
+    elif not engines.running:
+        reason = f"An MPI engine died, and MPI then ends all {engine_set.n}."
+    else:
+        reason = f"An MPI engine no longer answers, so all {engine_set.n} were stopped."
+    with engine_set.stop_lock:
+        if engine_set.stopping.is_set():
             return
-        running.lost = (
-            f"{what}, and with MPI the whole set of {running.n} goes with it. {AGAIN}\n"
-            f"{_log(launched if controller.running else controller)}"
-        )
-        running.gone.set()
-        # The hub's own notices do this engine by engine; if the hub is what died, nobody else would.
-        for number in running.client.ids:
-            notice = {"content": {"id": number, "uuid": running.client._engines[number]}}
-            running.client._io_loop.add_callback(running.client._unregister_engine, notice)
-        _stop_processes(running)
+        log = _end_of_log(engines if controller.running else controller)
+        engine_set.failure = f"{reason} {_RESTART}\n{log}"
+        engine_set.gone.set()
+        # The controller reports dead engines to the client one by one. If the controller died, nobody else does.
+        for number in engine_set.client.ids:
+            notice = {"content": {"id": number, "uuid": engine_set.client._engines[number]}}
+            engine_set.client._io_loop.add_callback(engine_set.client._unregister_engine, notice)
+        _stop_processes(engine_set)
 
 
-def end(running):
-    """Stop all that belongs to `running`, whatever state it is in."""
-    running.closing.set()
-    with running.ending:
-        if running.client:
-            running.client.close(linger=0)
-        _stop_processes(running)
-
-
-def _stop_processes(running):
-    if running.cluster:
+def _stop_processes(engine_set: EngineSet) -> None:
+    """Stop controller and engines if they run, and remove the folder."""
+    if engine_set.cluster:
         with contextlib.suppress(Exception):
-            _await(running.cluster.stop_cluster(), 30)
-    shutil.rmtree(running.folder, ignore_errors=True)
+            _await(engine_set.cluster.stop_cluster(), _STOP_SECONDS)
+    shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
-def _log(part, lines=12):
-    """The last lines that the controller wrote, or the engines and their launcher."""
-    # Each engine's nanny announces itself, whatever the level of the log.
-    said = [line for line in part.get_output().splitlines() if "[KernelNanny." not in line] if part else []
-    return "The end of the log:\n" + ("\n".join(said[-lines:]) or "(nothing)")
+def _end_of_log(process: "BaseLauncher | None", lines: int = 12) -> str:
+    """Return the last lines that the controller, or the engines with their launcher, have written."""
+    # ipyparallel's KernelNanny announces each engine, whatever the level of the log is.
+    output = [line for line in process.get_output().splitlines() if "[KernelNanny." not in line] if process else []
+    return "The end of the log:\n" + ("\n".join(output[-lines:]) or "(nothing)")
 
 
-def _await(coroutine, timeout):
-    """The coroutine's result, run in a loop of our own: the notebook's is busy with the cell that asks."""
+def _await(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """Return the coroutine's result. It runs in a loop of its own, because the notebook's loop runs the calling cell.
+
+    Raises:
+      concurrent.futures.TimeoutError: the coroutine did not end in time.
+    """
     global _loop
     if _loop is None:
         _loop = asyncio.new_event_loop()
         threading.Thread(target=_loop.run_forever, daemon=True, name="engines-loop").start()
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop).result(timeout)
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop).result(seconds)

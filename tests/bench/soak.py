@@ -14,8 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import launcher
-from cluster import supervise as leash
+from cluster import launcher, supervise
 from helpers import ROOT
 from helpers.files import read_csv
 
@@ -37,7 +36,7 @@ def start(folder):
     flags = ["--model=BNN_FC_flip", f"--output={folder}", f"--iterations={STEPS}", "--num_monte_carlo=10"]
     flags += ["--eval_freq=2000", "--validation_examples=500"]
     # If this process is killed, the ranks go too.
-    command = leash.command(temporary) + launcher.command(RANKS, sys.executable, "-m", "helpers.train", *flags)
+    command = supervise.command(temporary) + launcher.command(RANKS, sys.executable, "-m", "helpers.train", *flags)
     environment = {**os.environ, **launcher.environment(), "TMPDIR": str(temporary)}
     with open(folder / "output.txt", "w") as output:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)

@@ -1,4 +1,4 @@
-"""The job scripts that are submitted by hand: checked against their sites' manuals, by sbatch, and by running them."""
+"""Run the job scripts that are submitted by hand, with programs that imitate the sites' schedulers and launchers."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support import fake_launchers
 from tests.support.job_scripts import NAMED, RANK, STOPPED, shortened
 from tests.support.notebooks import notebook, text_of
 
-# Where the stand-ins can run the script: its scheduler and its launcher. Sophia's is the course's own mpiexec.
+# The scheduler and launcher with which each script runs here. Sophia's launcher is the course's own mpiexec.
 MACHINES = {
     "theta": ("cobalt", "aprun"),
     "polaris": ("pbs", "mpiexec"),
@@ -26,15 +26,15 @@ MACHINES = {
     "aurora": ("pbs", "mpiexec"),
     "sophia": ("pbs", None),
 }
-LACKING = engines.missing()
-needs_ranks = pytest.mark.skipif(bool(LACKING), reason="; ".join(LACKING))
+MISSING = engines.missing()
+needs_ranks = pytest.mark.skipif(bool(MISSING), reason="; ".join(MISSING))
 
 
 @pytest.fixture
 def site(tmp_path):
-    """Lays out the course as a user of MPI=site has it: a function from scheduler and launcher to (folder, variables).
+    """Set up the course as a user of MPI=site has it. Return a function: (scheduler, launcher) -> (folder, variables).
 
-    .venv has this Python's packages, and no mpiexec.
+    Its .venv has this Python's packages and no mpiexec.
     """
     course = tmp_path / "course"
     course.mkdir()
@@ -46,35 +46,32 @@ def site(tmp_path):
     (course / ".venv" / "share").symlink_to(Path(sys.prefix) / "share")
     (packages / "course.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    def lay(scheduler, program):
+    def set_up(scheduler, program):
         own = fake_launchers.put(tmp_path / "bin", scheduler, program, launcher.program())
         if not program:
-            # With MPI=wheel the course has its own.
+            # With MPI=wheel the course has an mpiexec of its own.
             (course / ".venv" / "bin" / "mpiexec").write_text(f'#!/bin/sh\nexec {launcher.program()} "$@"\n')
             (course / ".venv" / "bin" / "mpiexec").chmod(0o755)
         own |= {"BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path), "BNN_RUNS_DIR": str(tmp_path / "runs")}
         own |= {"BASH_FUNC_module%%": "() { :; }", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-        # Where the caller's own environment is active, its mpiexec would be found first.
-        return course, {
-            **{k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
-            **launcher_of_root(),
-            **own,
-        }
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        return course, {**inherited, **allowed_for_root(), **own}
 
-    return lay
+    return set_up
 
 
-def launcher_of_root():
-    return {k: v for k, v in launcher.environment().items() if k.startswith("OMPI_ALLOW")}
+def allowed_for_root():
+    """Return the variables with which Open MPI runs as root."""
+    return {key: value for key, value in launcher.environment().items() if key.startswith("OMPI_ALLOW")}
 
 
 def run(course, environment, path):
-    """Submit and wait; returns the job's number, status and output."""
+    """Submit a script and wait for its end. Return the job's number, exit status and output."""
     done = subprocess.run(
         ["qsub", path], cwd=course, env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    number, folder = done.stdout.strip(), Path(environment["STAND_INS"])
+    number, folder = done.stdout.strip(), Path(environment[fake_launchers.FOLDER])
     until = time.monotonic() + 120
     while not (folder / f"{number}.status").exists():
         assert time.monotonic() < until, (folder / f"{number}.output").read_text()
@@ -106,7 +103,7 @@ def test_a_script_whose_project_was_not_replaced_stops_at_once(site, machine, na
 
 
 def with_rank(course, machine, program, *edits):
-    """The training script with `program` in the training command's place and 2 ranks on each node."""
+    """Write the training script with `program` in place of the training command and 2 ranks on each node."""
     (course / "rank.py").write_text(program)
     edits = [NAMED, (r"PPN=\d+", "PPN=2"), (r"THREADS=\d+", "THREADS=3"), ("-m helpers.train", "rank.py"), *edits]
     return shortened(course, machine, "train.sh", *edits, *([("-n 8", "-n 2")] if machine == "theta" else []))
@@ -127,7 +124,7 @@ def test_the_training_script_starts_the_ranks_it_asks_for(site, machine):
         assert line.endswith("'--num_intra=3', '--resume']")
         assert "'--scale_learning_rate=sqrt'" in line
     if program:
-        words = " ".join(fake_launchers.noted(Path(environment["STAND_INS"]), program)[-1])
+        words = " ".join(fake_launchers.calls(Path(environment[fake_launchers.FOLDER]), program)[-1])
         expected = {
             "theta": "-n 4 -N 2 -cc depth -d 3 -j 2 -b -e OMP_NUM_THREADS=3 -e KMP_BLOCKTIME=0 python rank.py",
             "crux": "-n 4 -ppn 2 --depth 3 --cpu-bind depth --env OMP_NUM_THREADS=3 python rank.py",
@@ -140,13 +137,13 @@ def test_the_training_script_starts_the_ranks_it_asks_for(site, machine):
 @needs_ranks
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("machine", MACHINES)
-def test_before_the_limit_every_rank_is_told_and_the_job_ends_with_their_status(site, machine):
-    """Open MPI's mpiexec stands in for aprun and PALS, so what this shows of them is the script's part."""
+def test_before_the_limit_every_rank_gets_the_signal_and_the_job_ends_with_their_status(site, machine):
+    """Open MPI's mpiexec takes the place of aprun and PALS, so this tests only what the script itself does."""
     course, environment = site(*MACHINES[machine])
     path = with_rank(course, machine, STOPPED, ("USR1 3480", "USR1 5"))
     number, status, said = run(course, environment, path)
-    told = re.findall(r"rank (\d) told True", said)
-    assert sorted(told) == [str(rank) for rank in range(2 if machine == "sophia" else 4)], said
+    received = re.findall(r"rank (\d) received True", said)
+    assert sorted(received) == [str(rank) for rank in range(2 if machine == "sophia" else 4)], said
     assert status == os.EX_TEMPFAIL
 
 
@@ -174,7 +171,7 @@ def test_the_notebooks_script_has_engines_on_all_nodes(site, machine):
     assert status == 0, said
     places_of = text_of(course / "build" / number / "notebooks" / path.name, "places")
     assert places_of == "[stdout:0] \n0 2 2\n[stdout:1] \n1 2 2\n"
-    words = fake_launchers.noted(Path(environment["STAND_INS"]), program)[-1]
+    words = fake_launchers.calls(Path(environment[fake_launchers.FOLDER]), program)[-1]
     expected = {
         "theta": "-n 2 -b -cc depth -N 1 -d 2 -j 2 ",
         "polaris": "-n 2 --ppn 1 --cpu-bind list:24-31:16-23:8-15:0-7 ",
@@ -208,7 +205,7 @@ def test_a_slurm_script_starts_a_site_s_own_mpi_with_srun(site, machine, threads
     for line in lines:
         assert line.startswith(f"2 {threads} ['--flagfile=cluster/flags/")
         assert line.endswith(f"'--scale_learning_rate=sqrt', '--num_intra={threads}', '--resume', '--seed=3']")
-    assert " ".join(fake_launchers.noted(Path(environment["STAND_INS"]), "srun")[-1]).startswith(expected)
+    assert " ".join(fake_launchers.calls(Path(environment[fake_launchers.FOLDER]), "srun")[-1]).startswith(expected)
     environment["SLURM_JOB_ACCOUNT"] = "PROJECT"
     done = start()
     assert done.returncode == 2 and done.stderr == "No project: replace course in the line #SBATCH --account\n"

@@ -1,4 +1,4 @@
-"""Who gets in: what listens on which address, who may read what, and what is unpickled."""
+"""What listens on which address, who can read which files, and what is unpickled."""
 
 import ast
 import contextlib
@@ -29,7 +29,7 @@ ranks_needed = pytest.mark.skipif(bool(engines.missing()), reason=" ".join(engin
 
 
 def listening(pid):
-    """(program, address, port) of all that waits for strangers, in the process and below it; and all the programs."""
+    """Return (program, address, port) of each listening socket of a process and its descendants, and all programs."""
     found, programs = set(), []
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -40,18 +40,18 @@ def listening(pid):
     return found, programs
 
 
-def strange(found):
-    """Those that listen for more than this machine, but for mpiexec's control port.
+def exposed(found):
+    """Return the sockets that other machines can reach, without mpiexec's control port.
 
-    Open MPI 4 binds that one to every interface, whatever oob_tcp_if_include says (create_listen in its
-    oob_tcp_listener.c), and asks who connects for name and version, not for a key. `disturb` tries the rest.
+    Open MPI 4 binds that port to every interface, even if oob_tcp_if_include names one (create_listen in its
+    oob_tcp_listener.c). It asks a peer for name and version, but not for a key. `disturb` sends it unexpected bytes.
     """
     return {one for one in found if one[1] not in LOOPBACK and one[0] != "mpiexec"}
 
 
 @ranks_needed
 def test_kernel_controller_and_engines_of_a_batch_run_listen_on_loopback_alone(tmp_path):
-    mark, go = tmp_path / "going", tmp_path / "go"
+    mark, go = tmp_path / "running", tmp_path / "go"
     path = notebook(
         tmp_path,
         "01_ranks.ipynb",
@@ -70,18 +70,18 @@ def test_kernel_controller_and_engines_of_a_batch_run_listen_on_loopback_alone(t
     _, errors = run.communicate(timeout=90)
     for word in ("ipykernel_launcher", "ipyparallel.controller", "ipyparallel.engine", "mpiexec"):
         assert any(word in program for program in programs), (word, programs)
-    assert len(found) > 10 and strange(found) == set()
+    assert len(found) > 10 and exposed(found) == set()
     assert run.returncode == 0, errors
     copy = tmp_path / "out" / "notebooks" / path.name
     assert text_of(copy, "mode") == "0o600\n" and text_of(copy, "wait") == "[stdout:0] \n2\n[stdout:1] \n2\n"
 
 
 def disturb(found):
-    """A stranger's bytes on each port that more than this machine can reach."""
+    """Send unexpected bytes to each port that other machines can reach."""
     for _, address, port in found:
         if address not in LOOPBACK:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
-                stranger.sendall(b"GET / HTTP/1.0\r\n\r\n" * 20)
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n" * 20)
 
 
 @ranks_needed
@@ -107,12 +107,12 @@ def test_ranks_of_a_training_listen_on_loopback_alone_and_their_run_is_their_own
         run.communicate(timeout=60)
     assert_gone(family)
     assert sum("helpers.train" in program for program in programs) >= 3
-    assert strange(found) == set(), found
+    assert exposed(found) == set(), found
     assert (tmp_path / "CNN_FC").stat().st_mode & 0o777 == 0o700
 
 
 def await_change(path, run, before):
-    """Until the file is there and newer than `before`, in nanoseconds."""
+    """Wait until the file exists and is newer than `before`, in nanoseconds."""
     until = time.monotonic() + 240
     while not path.exists() or path.stat().st_mtime_ns <= before:
         assert run.poll() is None and time.monotonic() < until
@@ -145,7 +145,7 @@ def test_jupyterlab_asks_for_its_token(tmp_path):
 
 
 def status(server, headers):
-    """The HTTP status of a look at the server's files."""
+    """Return the HTTP status of a request for the server's files."""
     request = urllib.request.Request(f"http://127.0.0.1:{server['port']}/api/contents", headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -163,7 +163,7 @@ UNSAFE = {
 
 
 def unsafe_calls(source, name):
-    """Calls in the source that would run what a file tells them to: (name, line, call)."""
+    """Return (name, line, call) of each call in the source that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source, name)):
         if not isinstance(node, ast.Call):
@@ -187,7 +187,7 @@ def test_nothing_is_unpickled_from_a_file():
             if cell.cell_type == "code":
                 lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines()]
                 found += unsafe_calls("\n".join(lines), f"{path.name}, cell {cell.id}")
-    # The one reader of pickles, of CIFAR-10's own batches, admits nothing but arrays: tests/unit/data/test_readers.py.
+    # The only reader of pickles, for CIFAR-10's own batches, accepts nothing but arrays: tests/unit/data/ checks that.
     assert found == []
     text = (ROOT / "helpers" / "data" / "readers.py").read_text()
     assert text.count("pickle.") == 1 and "class _PlainUnpickler(pickle.Unpickler)" in text

@@ -1,4 +1,4 @@
-"""Balsam: what is registered, and the whole way from there to notebook 07's CSV files on a server of this machine's."""
+"""Register jobs with Balsam, run them with a server of this machine, and collect the CSV files for notebook 07."""
 
 import json
 import os
@@ -17,8 +17,8 @@ import pytest
 from tests.support import balsam_server, fake_launchers
 from tests.support.processes import assert_gone, children
 
-LACKING = balsam_server.missing() or " ".join(engines.missing())
-real = pytest.mark.skipif(bool(LACKING), reason=LACKING)
+MISSING = balsam_server.missing() or " ".join(engines.missing())
+real = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 SMALL = ["--models", "CNN_FC", "--rounds", "2", "--steps", "1", "--settings-nodes", "0"]
 
 
@@ -27,7 +27,7 @@ def small(monkeypatch):
     monkeypatch.setattr(scaling, "SIZES", (1000,))
 
 
-def test_a_dry_run_prints_each_job_and_asks_nobody(monkeypatch, capsys):
+def test_a_dry_run_prints_each_job_and_does_not_ask_balsam(monkeypatch, capsys):
     monkeypatch.setenv(server.PYTHON, "/nowhere")
     words = ["--site", "polaris", "--nodes", "1", "4", "--ranks-per-node", "8", "--threads-per-rank", "4", "--dry-run"]
     assert add_jobs.main([*words, "--models", "CNN_FC"]) == 0
@@ -38,7 +38,7 @@ def test_a_dry_run_prints_each_job_and_asks_nobody(monkeypatch, capsys):
     assert f"{sys.executable} -m helpers.step_times --models CNN_FC" in printed
     with pytest.raises(SystemExit):
         add_jobs.main([*words, "--global_batch", "31"])
-    assert "an example or more for each rank" in capsys.readouterr().err
+    assert "at least one example for each rank" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_without_a_login_or_a_server_one_line_says_so(monkeypatch, capsys, tmp_p
     assert "balsam login" in (found := capsys.readouterr().err) and found.count("\n") == 1
 
 
-# Asks Balsam for the command by which it would start a job on two nodes of a Cray.
+# Prints the command with which Balsam would start a job on two nodes of a Cray.
 COMMANDS = """
 import json, shlex, sys
 from balsam.platform.app_run import PolarisRun, ThetaAprun
@@ -72,7 +72,7 @@ for kind in PolarisRun, ThetaAprun:
 
 
 @real
-def test_balsam_starts_a_job_on_a_cray_as_the_manuals_have_it():
+def test_balsam_starts_a_job_on_a_cray_with_options_of_the_manuals():
     words = ["--nodes", "2", "--ranks-per-node", "8", "--threads-per-rank", "4", "--settings-nodes", "0"]
     job = add_jobs.jobs(add_jobs.parsed(["--site", "polaris", *words]))[0]
     done = subprocess.run(
@@ -81,7 +81,7 @@ def test_balsam_starts_a_job_on_a_cray_as_the_manuals_have_it():
     assert done.returncode == 0, done.stderr
     for line, program in zip(done.stdout.splitlines(), ("mpiexec", "aprun"), strict=True):
         name, *said = shlex.split(line)
-        options, command = fake_launchers.parsed(program, said)
+        options, command = fake_launchers.parse_options(program, said)
         assert name == program and command == ["sh", "-c", job["command"]]
         assert {("-np" if program == "mpiexec" else "-n", "16"), ("-d", "4")} <= set(options)
 

@@ -1,6 +1,7 @@
-"""What Balsam's own Python does for tests/support/balsam_server.py: the database's tables, the user, the site. No test.
+"""Create the database's tables, the user and the site for tests/support/balsam_server.py, with Balsam's own Python.
 
-BALSAM_PYTHON tests/support/balsam_site.py tables | site URL FOLDER NAME
+    BALSAM_PYTHON tests/support/balsam_site.py tables
+    BALSAM_PYTHON tests/support/balsam_site.py site URL FOLDER NAME
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from balsam.platform.compute_node import DefaultNode
 
 NODES = 2
-# Balsam's defaults for a Linux machine start ranks with MPICH, and wait long between looks.
+# Balsam's defaults for a Linux machine wait long between two checks.
 SHORTER = {
     "idle_ttl_sec: 60": "idle_ttl_sec: 5",
     "sync_period: 10": "sync_period: 1",
@@ -18,7 +19,7 @@ SHORTER = {
 
 
 class TwoNodes(DefaultNode):
-    """The site's nodes: this machine, twice, by two addresses of its loopback."""
+    """The site's nodes, which are two addresses of this machine's loopback."""
 
     @classmethod
     def get_job_nodelist(cls):
@@ -26,18 +27,18 @@ class TwoNodes(DefaultNode):
 
 
 def tables():
-    """Make the database's tables. The wheel has none of the migrations by which a real server would."""
+    """Create the database's tables. A real server uses migrations, which Balsam's wheel does not contain."""
     from balsam.server.models import tables  # noqa: F401  # defines them
     from balsam.server.models.base import Base, create_tables
 
-    # An index for speed, which SQLAlchemy cannot write from this description.
+    # This index only serves speed, and SQLAlchemy cannot create it from this description.
     indexes = Base.metadata.tables["jobs"].indexes
     indexes -= {index for index in indexes if index.name == "ix_jobs_tags"}
     create_tables()
 
 
 def site(url, folder, name):
-    """A user of the server at `url`, logged in, and a site of that name in `folder`."""
+    """Create a user of the server at `url`, log in, and create a site called `name` in `folder`."""
     from balsam.client import BasicAuthRequestsClient, urls
     from balsam.config import ClientSettings, site_builder
 
@@ -49,7 +50,7 @@ def site(url, folder, name):
         api_root=url, client_class=type(client), token=client.token, token_expiry=client.token_expiry
     ).save_to_file()
     known = site_builder.load_default_configs()
-    path = next(path for path in known if path.name == "osx")  # a Linux machine without a scheduler too
+    path = next(path for path in known if path.name == "osx")  # also serves a Linux machine without a scheduler
     defaults = known[path]
     defaults.compute_node = "balsam_site.TwoNodes"
     defaults.mpi_app_launcher = "balsam.platform.app_run.OpenMPIRun"

@@ -1,11 +1,11 @@
-"""Stand-ins for what no test machine has: Cobalt, PBS, aprun, PALS's mpiexec, srun without its Slurm.
+"""Imitate programs that no test machine has: Cobalt, PBS, aprun, the mpiexec of PALS, and srun without Slurm.
 
-Each notes its arguments, refuses an option that its manual does not know, and then does the real thing as far as
-this machine can: qsub runs the script, with the variables that the scheduler would set, and the launchers start real
-MPI ranks with the local mpiexec. `put` lays them on a PATH.
+Each program writes down its arguments, refuses an option that is not in its manual, and then does the real work as far
+as this machine can. qsub runs the script with the variables that the scheduler would set, and the launchers start real
+MPI ranks with the local mpiexec. `put` writes the programs into a folder for the PATH.
 
-Options are from the man pages of Cobalt's qsub and of aprun (HPE), from the ALCF's user guides for PALS, from the PBS
-Professional reference guide, and from srun's man page.
+The options are from the man pages of Cobalt's qsub, of aprun (HPE) and of srun, the ALCF's user guides for PALS, and
+the PBS Professional reference guide.
 """
 
 import json
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# By program: options with a value, and options without.
+# For each program: options with a value, and options without one.
 KNOWN = {
     "aprun": (
         "-n --pes -N --pes-per-node -d --cpus-per-pe -j --cpus-per-cu -cc --cpu-binding -e --environment-override "
@@ -41,16 +41,21 @@ KNOWN = {
     "pbs": ("-A -a -c -C -e -h -j -k -l -M -m -N -o -p -P -q -r -S -u -v -W", "-I -V -X -z -f"),
 }
 RESOURCES = {"select", "place", "walltime", "filesystems", "nodes"}
-REAL = "STAND_INS_MPIEXEC"  # the variable with this machine's own mpiexec
+FOLDER = "FAKE_LAUNCHERS"  # variable with the folder of the programs
+REAL = "FAKE_LAUNCHERS_MPIEXEC"  # variable with this machine's own mpiexec
 
 
-def put(folder, scheduler, launcher, mpiexec):
-    """Lay the stand-ins into `folder`; returns the variables that they and their callers need.
+def put(folder: Path, scheduler: str | None, launcher: str | None, mpiexec: str) -> dict[str, str]:
+    """Write the programs into a new folder.
 
     Args:
+      folder: where, created here.
       scheduler: cobalt, pbs, or None.
       launcher: aprun, mpiexec, srun, or None.
-      mpiexec: path of this machine's own.
+      mpiexec: path of this machine's own mpiexec.
+
+    Returns:
+      The environment variables that the programs and their callers need.
     """
     folder.mkdir()
     programs = [*([launcher] if launcher else []), *(["qsub", "qstat", "qdel"] if scheduler else [])]
@@ -59,17 +64,18 @@ def put(folder, scheduler, launcher, mpiexec):
         script = folder / program
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {role} "$@"\n')
         script.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", REAL: mpiexec, "STAND_INS": str(folder)}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", REAL: mpiexec, FOLDER: str(folder)}
 
 
-def noted(folder, role):
-    """The arguments of every call of a stand-in, as lists."""
+def calls(folder: Path, role: str) -> list[list[str]]:
+    """Return the arguments of each call of a program."""
     file = folder / f"{role}.calls"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def main(role, *words):
-    folder = Path(os.environ["STAND_INS"])
+def main(role: str, *words: str) -> int:
+    """Write down the call, and do what the program would do."""
+    folder = Path(os.environ[FOLDER])
     with open(folder / f"{role}.calls", "a") as file:
         file.write(json.dumps(words) + "\n")
     if role in ("aprun", "mpiexec", "srun"):
@@ -80,8 +86,8 @@ def main(role, *words):
     return {"qsub": qsub, "qstat": qstat, "qdel": qdel}[program](scheduler, folder, list(words))
 
 
-def parsed(program, words):
-    """The options as a list of pairs, and what stands behind them; ends the program at an unknown one."""
+def parse_options(program: str, words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (option, value) pairs and the words after the options. An unknown option ends the program."""
     valued, plain = (part.split() for part in KNOWN[program])
     found = []
     while words and words[0].startswith("-"):
@@ -98,15 +104,15 @@ def parsed(program, words):
     return found, words
 
 
-def launch(program, words):
-    """Start real ranks in the place of the launcher's."""
+def launch(program: str, words: list[str]) -> int:
+    """Start the ranks that the launcher would start, with this machine's mpiexec."""
     if words == ["--version"]:
         print("PALS stand-in" if program == "mpiexec" else program)
         return 0
-    options, command = parsed(program, words)
+    options, command = parse_options(program, words)
     given = dict(options)
     names = [name for name in ("-n", "--pes", "--np", "-np", "--ntasks") if name in given]
-    ranks = given[names[0]] if names else os.environ["SLURM_NTASKS"]  # srun alone has a default
+    ranks = given[names[0]] if names else os.environ["SLURM_NTASKS"]  # only srun has a default
     environment = {**os.environ, "OMPI_MCA_btl": "^tcp"}
     for name, value in options:
         if name in ("-e", "--environment-override", "--env", "-env"):
@@ -116,40 +122,38 @@ def launch(program, words):
     os.execvpe(real, [real, "--oversubscribe", "-n", ranks, *command], environment)
 
 
-def directives(scheduler, text):
-    """The script's own options, as its scheduler reads them."""
+def directives(scheduler: str, text: str) -> list[tuple[str, str]]:
+    """Return the (option, value) pairs in a script's comments, as its scheduler reads them."""
     lines = text.splitlines()[1:]
     if scheduler == "cobalt":
-        # qsub.py reads from the second line on, up to the first that is none, and splits at white space alone.
+        # qsub.py reads from the second line to the first other line, and splits only at white space.
         count = next((n for n, line in enumerate(lines) if not line.startswith("#COBALT ")), len(lines))
         words = [line.removeprefix("#COBALT ").split() for line in lines[:count]]
         stray = [line for line in lines[count:] if line.startswith("#COBALT")]
     else:
-        # Up to the first line that is neither empty nor a comment.
+        # PBS reads up to the first line that is neither empty nor a comment.
         count = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
         words = [shlex.split(line.removeprefix("#PBS ")) for line in lines[:count] if line.startswith("#PBS ")]
         stray = [line for line in lines[count:] if line.startswith("#PBS")]
     if stray:
         sys.exit(f"qsub: {stray[0]} stands where it is not read")
-    options, rest = parsed(scheduler, [word for line in words for word in line])
+    options, rest = parse_options(scheduler, [word for line in words for word in line])
     if rest:
         sys.exit(f"qsub: {rest} is no option")
     return options
 
 
-def qsub(scheduler, folder, words):
-    """Run the script, in the background, as the job."""
+def qsub(scheduler: str, folder: Path, words: list[str]) -> int:
+    """Run the script in the background as the job, and print the job's number."""
     script = Path(words[-1])
     options = directives(scheduler, script.read_text())
     number = f"{4000 + len(list(folder.glob('*.script')))}"
     given = dict(options)
     if scheduler == "cobalt":
-        nodes = int(given.get("-n") or given["--nodecount"])
-        environment = cobalt(script, given, folder, number, nodes)
+        environment = cobalt(script, given, folder, number, int(given.get("-n") or given["--nodecount"]))
     else:
         number += ".stand-in"
         environment = pbs(options, folder, number)
-        nodes = len(set(Path(environment["PBS_NODEFILE"]).read_text().split()))
     (folder / f"{number}.options").write_text(json.dumps(options))
     copy = folder / f"{number}.script"
     copy.write_text(script.read_text())
@@ -165,7 +169,8 @@ def qsub(scheduler, folder, words):
     return 0
 
 
-def cobalt(script, given, folder, number, nodes):
+def cobalt(script: Path, given: dict[str, str], folder: Path, number: str, nodes: int) -> dict[str, str]:
+    """Check the request as Cobalt would, and return the job's variables."""
     time = given.get("-t") or given.get("--time", "")
     if not re.fullmatch(r"\d+(:\d\d:\d\d)?", time) or not os.access(script, os.X_OK):
         sys.exit(f"qsub: time {time!r}, or {script} is not executable")
@@ -180,7 +185,8 @@ def cobalt(script, given, folder, number, nodes):
     }
 
 
-def pbs(options, folder, number):
+def pbs(options: list[tuple[str, str]], folder: Path, number: str) -> dict[str, str]:
+    """Check the request as PBS would, and return the job's variables."""
     resources = {}
     for name, value in options:
         for part in value.split(",") if name == "-l" else []:
@@ -202,15 +208,15 @@ def pbs(options, folder, number):
     }
 
 
-def node_file(folder, number, nodes, copies=1):
-    """A file of addresses that are all this machine's, and that count as different hosts."""
+def node_file(folder: Path, number: str, nodes: int, copies: int = 1) -> str:
+    """Write a node file with different addresses of this machine, which count as different hosts. Return its path."""
     path = folder / f"{number}.nodes"
     path.write_text("".join(f"127.0.0.{2 + node}\n" * copies for node in range(nodes)))
     return str(path)
 
 
-def qstat(scheduler, folder, words):
-    """What there is to say of the job, in the two forms that are asked for."""
+def qstat(scheduler: str, folder: Path, words: list[str]) -> int:
+    """Print the job's state in the two formats that the course uses."""
     number = words[-1]
     if not (folder / f"{number}.pid").exists():
         if scheduler == "pbs":
@@ -231,7 +237,8 @@ def qstat(scheduler, folder, words):
     return 0
 
 
-def qdel(scheduler, folder, words):
+def qdel(scheduler: str, folder: Path, words: list[str]) -> int:
+    """End the job."""
     os.killpg(int((folder / f"{words[-1]}.pid").read_text()), 15)
     (folder / f"{words[-1]}.status").write_text("271")
     return 0

@@ -1,4 +1,4 @@
-"""What a job was given, as the schedulers' variables have it, and how each launcher is told to fill it."""
+"""Read the allocation of a job from the schedulers' variables, and tell each launcher how to fill it."""
 
 import os
 
@@ -6,13 +6,13 @@ from cluster import allocation, launcher
 
 import pytest
 
-ITS_OWN = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "BNN_CPU_BIND", "OMP_NUM_THREADS")
+OF_JOBS = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "BNN_CPU_BIND", "OMP_NUM_THREADS")
 
 
 @pytest.fixture
 def job(monkeypatch, tmp_path):
-    """A function that puts this process into a job with the variables given; `nodes` makes a node file of lines."""
-    for name in [name for name in os.environ if name.startswith(ITS_OWN)]:
+    """Return a function that sets a job's variables for this process. `nodes` are the lines of its node file."""
+    for name in [name for name in os.environ if name.startswith(OF_JOBS)]:
         monkeypatch.delenv(name)
 
     def enter(nodes=None, **variables):
@@ -32,7 +32,7 @@ def test_outside_of_any_job_there_is_no_allocation(job):
     assert allocation.find() is None and allocation.hosts() == [] and allocation.ranks() == 2
 
 
-def test_cobalt_tells_the_number_of_nodes_even_without_their_names(job):
+def test_cobalt_gives_the_number_of_nodes_even_without_their_names(job):
     job(COBALT_JOBID=1, COBALT_PARTSIZE=128, COBALT_JOBSIZE=512)
     assert allocation.find() == allocation.Allocation("cobalt", 128, 128, ())
     job(BNN_RANKS_PER_NODE=4, COBALT_NODEFILE=nodes_here, nodes=["nid00001", "nid00002"])
@@ -67,7 +67,7 @@ def test_slurm_abbreviates_tasks_and_hosts(job, monkeypatch, tmp_path):
         ({"COBALT_JOBID": 1, "COBALT_PARTSIZE": 2, "BNN_RANKS_PER_NODE": -1}, "BNN_RANKS_PER_NODE is '-1'"),
     ],
 )
-def test_what_cannot_be_is_told(job, capsys, variables, said):
+def test_a_wrong_variable_is_named(job, capsys, variables, said):
     job(**variables)
     with pytest.raises(allocation.AllocationError, match=said):
         allocation.find()
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_told(job, capsys, variables, said):
         ("mpirun (Open MPI) 4.1.8", "-hostfile {nodes} -map-by ppr:4:node --oversubscribe -x BNN_DATA_DIR"),
     ],
 )
-def test_every_mpiexec_of_a_pbs_job_is_told_in_its_own_words(job, monkeypatch, tmp_path, version, expected):
+def test_every_mpiexec_of_a_pbs_job_gets_its_own_options(job, monkeypatch, tmp_path, version, expected):
     (tmp_path / "mpiexec").write_text(f"#!/bin/sh\necho '{version}'\n")
     (tmp_path / "mpiexec").chmod(0o755)
     monkeypatch.setattr(launcher, "search_path", lambda: str(tmp_path))
@@ -96,7 +96,7 @@ def test_every_mpiexec_of_a_pbs_job_is_told_in_its_own_words(job, monkeypatch, t
     assert launcher.options(8)[-3:] == ["--label", "--mem-bind", "a b"]
 
 
-def test_aprun_and_srun_are_told_to_spread_ranks_evenly(job):
+def test_aprun_and_srun_spread_ranks_evenly(job):
     job(BNN_LAUNCHER="aprun", COBALT_JOBID=1, COBALT_PARTSIZE=3, OMP_NUM_THREADS=2)
     assert launcher.options(8) == ["-b", "-cc", "depth", "-N", "3", "-d", "2"]
     job(BNN_LAUNCHER="srun")
@@ -115,7 +115,7 @@ def test_aprun_and_srun_are_told_to_spread_ranks_evenly(job):
         ("aprun", "", "0-7:8-15", "-b -cc 0-7:8-15 -N 2 -d 8"),
     ],
 )
-def test_a_binding_of_the_user_s_own_replaces_the_launcher_s(job, monkeypatch, tmp_path, name, version, bind, expected):
+def test_the_user_s_own_binding_replaces_the_default(job, monkeypatch, tmp_path, name, version, bind, expected):
     (tmp_path / "mpiexec").write_text(f"#!/bin/sh\necho '{version}'\n")
     (tmp_path / "mpiexec").chmod(0o755)
     monkeypatch.setattr(launcher, "search_path", lambda: str(tmp_path))
@@ -127,7 +127,7 @@ def test_a_binding_of_the_user_s_own_replaces_the_launcher_s(job, monkeypatch, t
 
 def test_open_mpi_binds_each_thread_to_a_core_where_there_are_enough(job, monkeypatch):
     monkeypatch.setattr(launcher, "cores", lambda: 4)
-    monkeypatch.setattr(launcher, "_flavour", lambda: "Open MPI")
+    monkeypatch.setattr(launcher, "_mpi_implementation", lambda: "Open MPI")
     assert launcher.options(4) == ["-bind-to", "core"]
     job(OMP_NUM_THREADS=2)
     assert launcher.options(2) == ["-map-by", "slot:pe=2", "-bind-to", "core"]

