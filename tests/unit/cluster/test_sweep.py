@@ -19,7 +19,7 @@ CELLS = {
     "train": "import json, os, pathlib\nrun = pathlib.Path(os.environ['BNN_RUNS_DIR']) / 'CNN_FC'\n"
     "run.mkdir(parents=True)\n(run / 'summary.json').write_text(json.dumps({'test': {'nll': rate + epochs}}))",
     "fail": "assert rate < 0.5 or epochs < 3, 'this one diverged'",
-    "results": "from cluster import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
+    "results": "from cluster.batch import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
 }
 
 
@@ -72,8 +72,9 @@ def test_a_notebook_runs_once_for_what_it_does_not_declare():
 
 
 def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
-    path = notebook(tmp_path, "01_x.ipynb", prose="# A title", work="from cluster import sweep\nsweep.record(nll=0.25)")
-    (result,) = execute.run({path: {}}, output=tmp_path / "out")
+    work = "from cluster.batch import sweep\nsweep.record(nll=0.25)"
+    path = notebook(tmp_path, "01_x.ipynb", prose="# A title", work=work)
+    (result,) = execute.run(sweep.expand({path: {}}), output=tmp_path / "out")
     assert result.results == {"nll": 0.25} and result.title == "A title: nll 0.25"
     assert not (tmp_path / "out" / "sweep.csv").exists()
 
@@ -87,7 +88,7 @@ def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
         (["--sweep", "rat=1,2"], "No notebook has a parameter rat."),
         (["--sweep", "rate={,"], "-p or --sweep: "),
         (["-f", "values.yaml"], "expected 'sweep: {epochs: [3, 5]}'"),
-        (["--sweep", "rate=1,2", "--in-place"], "--in-place keeps one run's outputs"),
+        (["--sweep", "rate=1,2", "--in-place"], "a notebook keeps the outputs of one run"),
         (["--ranks", "0"], "--ranks 0: expected 1 or more"),
     ],
 )
