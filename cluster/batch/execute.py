@@ -55,9 +55,12 @@ def run(
       the last one.
 
     Raises:
-      OutputError: the folder cannot be written, or another process uses it.
+      OutputError: the folder cannot be written, another process uses it, or two runs would write the same file.
     """
     targets = [output / "notebooks" / within(each.source).with_name(f"{each.name}.ipynb") for each in runs]
+    twice = [target.name for target in targets if targets.count(target) > 1]
+    if twice:
+        raise OutputError(f"Several runs would write the same file {twice[0]}. Give each of them another --output.")
     order = list(range(len(runs)))
     if compiling:
         order.sort(key=lambda place: _needs_horovod(runs[place].source))

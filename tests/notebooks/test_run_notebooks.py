@@ -112,6 +112,20 @@ def test_which_notebooks_run_and_in_what_order(tmp_path):
     assert {path.parent.name for path in more[len(usual) :]} <= {"solutions"}
 
 
+def test_two_runs_that_would_write_the_same_file_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    same = [good(tmp_path / folder) for folder in ("a", "b")]
+    out = tmp_path / "out"
+    for runs in (
+        sweep.expand({path: {} for path in same}),
+        sweep.expand({same[0]: {"rate": 1}}, {"rate": ["x/y", "x y"]}),
+    ):
+        with pytest.raises(execute.OutputError, match="Several runs would write the same file 01_good"):
+            next(execute.run(runs, output=out))
+    assert not out.exists()
+
+
 def test_others_may_read_what_a_batch_run_leaves_as_far_as_the_umask_allows(tmp_path):
     before = os.umask(0o022)
     try:
