@@ -99,8 +99,8 @@ def _different(name: str, values: Any) -> list:
 
 
 def _number(value: Any) -> Any:
-    """Return a float for text such as 1e-3, which YAML 1.1 reads as text, and other values unchanged."""
-    written = isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value)
+    """Return a float for text such as 1e-3 or 1.5e3, which YAML 1.1 reads as text, and other values unchanged."""
+    written = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
     return float(value) if written else value
 
 
