@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from cluster import run_notebooks
 from cluster.batch import execute, sweep
+from helpers import ROOT
 
 import nbformat
 import pytest
@@ -113,3 +116,13 @@ def test_results_of_training_runs_are_found_below_their_folder(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps({"test": scores}))
     assert sweep.results(None, tmp_path) == {"BNN_FC_flip nll": 0.5, "BNN_FC_flip ece": 0.1, "CNN_FC nll": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("cluster.run_notebooks", ["tensorflow"]), ("cluster.batch.sweep", ["tensorflow", "nbformat", "papermill"])],
+)
+def test_the_command_and_a_notebook_s_line_import_nothing_heavy(module, heavy):
+    script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
