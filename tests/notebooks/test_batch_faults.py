@@ -1,4 +1,4 @@
-"""What befalls batch runs: full disks, homes that cannot be written, two runs at once, schedulers that are down."""
+"""Test batch runs that meet a full disk, a home that cannot be written, another run, or a kernel that dies."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from tests.support.notebooks import command, good, notebook, text_of, wait_for
 from tests.support.processes import assert_gone, children
 
 pytestmark = pytest.mark.timeout(600)
-# A mount in a name space of its own is seen by the command alone, and gone with it.
+# Only the command sees a mount in its own namespace, and the mount disappears with the command.
 UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
 
 
@@ -35,7 +35,7 @@ mounts = pytest.mark.skipif(bool(NO_MOUNT), reason=f"no file system can be mount
 
 
 def alone(script, **environment):
-    """Run the shell script in a name space of mounts of its own."""
+    """Run a shell script in its own mount namespace."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     words = [*UNSHARE, "bash", "-euc", script]
     return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=550)
@@ -126,7 +126,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(tmp_path, capsys):
     go.touch()
     first.communicate(timeout=200)
     assert first.returncode == 0 and text_of(out / "notebooks" / long.name, "wait") == "done\n"
-    # A run that was killed holds nothing.
+    # A killed run does not hold the folder.
     go.unlink()
     mark.unlink()
     second = command(long, "--output", out)

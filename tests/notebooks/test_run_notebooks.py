@@ -1,4 +1,4 @@
-"""The batch run of notebooks, for real: kernels, papermill, nbconvert, and failures of every kind."""
+"""Test batch runs with real kernels, papermill and nbconvert, and how they report failures."""
 
 import os
 import re
@@ -220,7 +220,7 @@ def test_notebooks_that_need_horovod_come_last_and_wait_until_it_is_compiled(tmp
     alone = notebook(tmp_path, "02_alone.ipynb", seen=seen + "\nimport os\nprint('BNN_COMPILING' in os.environ)")
     out = tmp_path / "out"
     run = command(ranks, alone, "--output", out)
-    threading.Thread(target=compiler.wait, daemon=True).start()  # as the shell does that has started it
+    threading.Thread(target=compiler.wait, daemon=True).start()  # the shell that starts it does the same
     said, errors = run.communicate(timeout=150)
     assert run.returncode == 0, errors
     assert said.index("02_alone") < said.index("01_ranks")

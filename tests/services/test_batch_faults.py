@@ -1,4 +1,4 @@
-"""Schedulers that are down, hang or refuse, and a damaged record of a job."""
+"""Test what `cluster.submit` reports if a scheduler is down, hangs or refuses, or if a job's record is damaged."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def submitted(folder, number, scheduler="slurm"):
-    """The folder of a job that was submitted, as `cluster.submit` leaves it."""
+    """Make the folder of a submitted job, as `cluster.submit` leaves it."""
     place = folder / f"job{number}"
     place.mkdir(parents=True)
     record = {"id": number, "scheduler": scheduler, "seconds": 600, "submitted": time.time() - 60}
@@ -34,7 +34,7 @@ def submitted(folder, number, scheduler="slurm"):
 
 @pytest.mark.skipif(not shutil.which("sbatch"), reason="no Slurm here (apt-get install slurm-client)")
 def test_a_slurm_that_is_down_is_told_by_every_command(tmp_path, folder):
-    """Slurm's real commands, and no daemon to answer them: they try again for 9 and 18 seconds."""
+    """Run Slurm's real commands without its daemon. They retry for 9 and 18 seconds."""
     slurm_machine._write(tmp_path, nodes=1, pretended="")
     environment = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf"), "BNN_JOBS_DIR": str(folder)}
     environment["PYTHONPATH"] = str(ROOT)

@@ -1,4 +1,4 @@
-"""Parameters of a batch run: from the texts of the command line to the values that each notebook takes."""
+"""Test how the texts of the command line become the parameters of each notebook."""
 
 from cluster.batch import parameters
 

@@ -1,4 +1,4 @@
-"""Sweeps: a run for each combination of values, and the table of what the runs handed over."""
+"""Test sweeps: one run for each combination of values, and the table of the numbers that the runs report."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tests.support.notebooks import notebook, text_of
 pytestmark = pytest.mark.timeout(120)
 CELLS = {
     "parameters": 'profile = "quick"\nepochs = 1\nrate = 0.1',
-    # What an earlier run of the sweep has left must not be there; then a training run's summary is.
+    # mkdir fails if another run of the sweep has used the folder. The summary is that of a training run.
     "train": "import json, os, pathlib\nrun = pathlib.Path(os.environ['BNN_RUNS_DIR']) / 'CNN_FC'\n"
     "run.mkdir(parents=True)\n(run / 'summary.json').write_text(json.dumps({'test': {'nll': rate + epochs}}))",
     "fail": "assert rate < 0.5 or epochs < 3, 'this one diverged'",

@@ -1,4 +1,4 @@
-"""Outputs of an executed notebook, written back into the notebook that it was made from."""
+"""Test how the outputs of an executed notebook are written back into its source."""
 
 import copy
 from pathlib import Path
@@ -21,7 +21,7 @@ def source(tmp_path):
 
 
 def executed(source, **outputs):
-    """The notebook as papermill leaves it: one more cell, ids kept, counts of its kernel, outputs by cell."""
+    """Return the notebook as papermill leaves it, with an injected cell and the given outputs of the cells."""
     made = nbformat.read(source, 4)
     made.cells.insert(2, new_code_cell("epochs = 7", id="injected", metadata={"tags": ["injected-parameters"]}))
     code = [cell for cell in made.cells if cell.cell_type == "code" and cell.source]
