@@ -1,1 +1,1 @@
-"""Batch runs of notebooks with papermill."""
+"""Run notebooks in a batch with papermill."""

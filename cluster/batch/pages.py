@@ -1,17 +1,18 @@
-"""HTML pages of executed notebooks, and the index over them."""
+"""Turn executed notebooks into HTML pages, and a batch run into an index of them."""
 
-import contextlib
 import html
 import logging
 import os
-import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cluster.batch.sweep import Result
 from helpers import ROOT
 
 import nbconvert
 from bs4 import BeautifulSoup
+from nbformat import NotebookNode
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -22,63 +23,50 @@ td.number { text-align: right; }
 """
 
 
-def write(path, text):
-    """Write `text` to `path` as a whole or not at all: a run that is killed leaves the older file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp's file is the owner's alone; these are to be read.
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def title(notebook, fallback):
-    """The notebook's first heading, without Markdown's signs, or `fallback` if it has none."""
+def title(notebook: NotebookNode, fallback: str) -> str:
+    """Return the notebook's first heading without Markdown's signs, or `fallback` if it has none."""
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     heading = next((line for line in prose.splitlines() if line.startswith("#")), fallback)
     return heading.lstrip("#").strip().replace("`", "")
 
 
-def page(notebook, source, target, pages):
-    """The HTML of an executed notebook, its images within.
+def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, Path]) -> str:
+    """Convert an executed notebook to HTML that contains its images.
 
-    Formulas are typeset by MathJax, which the browser fetches; without a network they are read as LaTeX.
+    The browser fetches MathJax to typeset formulas. Without a network it shows them as LaTeX.
 
     Args:
       notebook: the executed notebook.
-      source: path of the notebook it was made from, to which its links are relative.
+      source: path of the notebook that it was made from. Links in the notebook are relative to it.
       target: path that the page will have.
-      pages: dict from notebooks' source paths to their pages' paths, for links between them.
+      pages: dict from the path of each notebook to the path of its page. Links between notebooks lead to the pages.
+
+    Returns:
+      The HTML of the page.
     """
-    quiet = logging.getLogger("cluster.pages")
+    quiet = logging.getLogger("cluster.batch.pages")
     quiet.setLevel(logging.ERROR)
     exporter = nbconvert.HTMLExporter(embed_images=True, log=quiet)
     resources = {"metadata": {"name": title(notebook, source.stem), "path": str(source.parent)}}
     soup = BeautifulSoup(exporter.from_notebook_node(notebook, resources=resources)[0], "html.parser")
-    # Only interactive outputs need it; without a network it would hold up the page.
+    # Only interactive outputs need RequireJS. Without a network the browser would wait for it before it shows the page.
     for script in soup.select(f'script[src="{exporter.require_js_url}"]'):
         script.decompose()
-    # nbconvert leaves out the alternative texts of outputs.
+    # nbconvert does not copy the alternative texts of outputs.
     texts = dict(_alternatives(notebook))
     for image in soup.select('img[src^="data:"]'):
         image["alt"] = texts.get("".join(image["src"].partition(",")[2].split()), image.get("alt", ""))
     for link in soup.select("a[href]"):
         link["href"] = _moved(link["href"], source, target, pages)
-    # nbconvert breaks printed lines within words.
+    # nbconvert's own style breaks printed lines within words.
     style = soup.new_tag("style")
     style.string = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
     soup.head.append(style)
     return str(soup)
 
 
-def _alternatives(notebook):
-    """The pictures in a notebook's outputs, as base64 without white space, each with its alternative text."""
+def _alternatives(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
+    """Yield the images in a notebook's outputs, as base64 without white space, each with its alternative text."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             for kind, data in output.get("data", {}).items():
@@ -87,8 +75,8 @@ def _alternatives(notebook):
                     yield "".join(data.split()), text
 
 
-def _moved(href, source, target, pages):
-    """The link `href` of notebook `source` as it must read in `target`."""
+def _moved(href: str, source: Path, target: Path, pages: dict[Path, Path]) -> str:
+    """Return the link `href` of notebook `source` as it must read in the page `target`."""
     parts = urlsplit(href)
     if parts.scheme or parts.netloc or not parts.path:
         return href
@@ -99,12 +87,16 @@ def _moved(href, source, target, pages):
     return parts._replace(path=Path(path).as_posix()).geturl()
 
 
-def index(results, folder, note):
-    """The HTML of a table over `results`: title, status, minutes, with links relative to `folder`.
+def index(results: Iterable[Result], folder: Path, note: str) -> str:
+    """Make the table of a batch run: title, status and minutes of each run, with a link to its page.
 
     Args:
-      results: objects with title, page (a path or None), ok, minutes and message.
+      results: the outcomes of the runs, in the order of the table.
+      folder: folder of the index, to which the links are relative.
       note: a sentence above the table that says what was run.
+
+    Returns:
+      The HTML of the index.
     """
     rows = []
     for result in results:
@@ -133,7 +125,7 @@ def index(results, folder, note):
 {os.linesep.join(rows)}
 </tbody>
 </table>
-<p>The pages need no network but for formulas, which MathJax typesets; without it they are read as LaTeX.</p>
+<p>The pages need a network only for formulas, which MathJax typesets. Without a network you see them as LaTeX.</p>
 </main>
 </body>
 </html>

@@ -1,77 +1,126 @@
-"""Several values for one parameter: a run for each combination, and a table of what the runs came to.
+"""Run a notebook once for each combination of parameter values, and tabulate the numbers that the runs report.
 
-A notebook hands over numbers with one line, which shows them too:
+A notebook reports its results in one line, which also shows them:
 
     from cluster.batch import sweep
     sweep.record(accuracy=0.97, nll=0.11)
 
-They travel in the executed notebook, as an output of a kind of its own; what a notebook prints is not parsed. A run
-of `helpers.train` that a notebook starts under $BNN_RUNS_DIR hands over the test scores of its `summary.json`.
+The executed notebook stores them as an output with a MIME type of its own, so printed text is not parsed. If the
+notebook trains with `helpers.train` below $BNN_RUNS_DIR, the test scores in each `summary.json` are results too.
 """
 
-import csv
-import io
 import itertools
 import json
 import math
 import numbers
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # notebooks import this module, and importing nbformat takes a tenth of a second
+    from nbformat import NotebookNode
 
 KIND = "application/vnd.bnn-course.results+json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a notebook: `name` tells it from the others, `values` are what the sweep chose of `parameters`."""
+    """One run of a notebook.
+
+    Attributes:
+      source: absolute path of the notebook.
+      name: what distinguishes this run from the others, and names its files.
+      parameters: the parameters that papermill injects, by name.
+      values: those of the parameters that the sweep chose.
+    """
 
     source: Path
     name: str
-    parameters: dict
-    values: dict
+    parameters: dict[str, Any]
+    values: dict[str, Any]
 
 
-def record(**values):
-    """Hand over this notebook's results: finite numbers by name. Later calls add to earlier ones.
+@dataclass
+class Result:
+    """The outcome of one run.
+
+    Attributes:
+      run: the run.
+      title: heading of the run in the index.
+      minutes: duration.
+      message: what failed, or "".
+      notebook: the executed notebook as far as it got, or None if there is none.
+      page: path of its HTML page, or None if there is none.
+      results: the numbers that the notebook recorded, by name.
+    """
+
+    run: Run
+    title: str
+    minutes: float
+    message: str = ""
+    notebook: "NotebookNode | None" = None
+    page: Path | None = None
+    results: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the notebook ran to its end."""
+        return not self.message
+
+
+def record(**values: float) -> None:
+    """Report numbers as the results of this notebook. Later calls add to earlier ones.
+
+    Args:
+      **values: finite numbers by name.
 
     Raises:
-      ValueError: a value is no finite number.
+      ValueError: a value is not a finite number.
     """
     from IPython.display import display
 
     for name, value in values.items():
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"sweep.record takes finite numbers; {name} is {value!r}")
+            raise ValueError(f"sweep.record takes finite numbers, but {name} is {value!r}")
     plain = {
         name: int(value) if isinstance(value, numbers.Integral) else float(value) for name, value in values.items()
     }
-    said = ", ".join(f"{name} {value:.4g}" for name, value in plain.items())
-    display({KIND: plain, "text/plain": said}, raw=True)
+    text = ", ".join(f"{name} {value:.4g}" for name, value in plain.items())
+    display({KIND: plain, "text/plain": text}, raw=True)
 
 
-def expand(parameters, swept):
-    """The runs of each notebook: one for every combination of those `swept` parameters that it declares.
+def expand(parameters: dict[Path, dict[str, Any]], swept: dict[str, list] | None = None) -> list[Run]:
+    """List the runs of each notebook: one for each combination of the swept parameters that it declares.
 
     Args:
-      parameters: dict from a notebook's path to its parameters; those that are swept are set among them.
-      swept: dict from a parameter's name to a list of its values.
+      parameters: dict from a notebook's path to its parameters, which include those that are swept.
+      swept: dict from a parameter's name to the list of its values.
 
     Returns:
-      A list of `Run`, notebook by notebook, the last named parameter changing fastest.
+      The runs, notebook by notebook. The last parameter in `swept` changes fastest.
     """
     runs = []
     for source, given in parameters.items():
-        names = [name for name in swept if name in given]
+        names = [name for name in swept or {} if name in given]
         for choice in itertools.product(*(swept[name] for name in names)):
             values = dict(zip(names, choice, strict=True))
-            told = [f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))}" for name, value in values.items()]
-            runs.append(Run(source, "__".join([source.stem, *told]), {**given, **values}, values))
+            labels = [f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))}" for name, value in values.items()]
+            runs.append(Run(source, "__".join([source.stem, *labels]), {**given, **values}, values))
     return runs
 
 
-def results(notebook, runs_folder=None):
-    """What an executed notebook recorded, and the test scores of its training runs: numbers by name."""
+def results(notebook: "NotebookNode | None", runs_folder: Path | None = None) -> dict[str, float]:
+    """Collect the numbers that an executed notebook recorded and the test scores of its training runs.
+
+    Args:
+      notebook: the executed notebook, or None.
+      runs_folder: the notebook's $BNN_RUNS_DIR, or None if it had none of its own.
+
+    Returns:
+      The numbers by name. The name of a test score starts with the name of the training run's folder.
+    """
     found = {}
     for path in sorted(runs_folder.rglob("summary.json")) if runs_folder else []:
         for name, value in json.loads(path.read_text()).get("test", {}).items():
@@ -82,16 +131,15 @@ def results(notebook, runs_folder=None):
     return found
 
 
-def rows(done):
-    """A table's rows as dicts with the same keys: notebook, swept values, status, minutes, results.
+def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
+    """Return the table of a sweep, one dict a run, all with the same keys in the same order.
 
-    Args:
-      done: what became of the runs: objects with source, values, ok, minutes and results.
+    The keys are the notebook, the swept parameters, status, minutes, and the results of all runs.
     """
     table = [
         {
-            "notebook": one.source.stem,
-            **one.values,
+            "notebook": one.run.source.stem,
+            **one.run.values,
             "status": "done" if one.ok else "failed",
             "minutes": round(one.minutes, 2),
             **one.results,
@@ -102,28 +150,19 @@ def rows(done):
     return [{name: row.get(name, "") for name in names} for row in table]
 
 
-def heading(title, one):
-    """A run's title in the index: the notebook's, the values chosen, and what came of them."""
-    parts = [", ".join(f"{name} {shown(value)}" for name, value in part.items()) for part in (one.values, one.results)]
-    return title + (f"; {parts[0]}" if parts[0] else "") + (f": {parts[1]}" if parts[1] else "")
+def heading(title: str, values: dict[str, Any], found: dict[str, float]) -> str:
+    """Return a run's heading in the index: the notebook's title, the swept values and the results."""
+    chosen, came = (", ".join(f"{name} {_short(value)}" for name, value in part.items()) for part in (values, found))
+    return title + (f"; {chosen}" if chosen else "") + (f": {came}" if came else "")
 
 
-def as_csv(table):
-    """The rows as CSV, with a header; every digit of a number is kept."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
-def as_text(table):
-    """The rows as lines of columns, for a terminal: numbers with four digits."""
-    cells = [list(table[0])] + [[shown(value) for value in row.values()] for row in table]
+def as_text(table: list[dict[str, Any]]) -> str:
+    """Format the rows as aligned columns for a terminal, numbers with four significant digits."""
+    cells = [list(table[0])] + [[_short(value) for value in row.values()] for row in table]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def shown(value):
-    """A value as a table shows it."""
+def _short(value: Any) -> str:
+    """Return a value as text, a float with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The batch run of notebooks, for real: kernels, papermill, nbconvert, and failures of every kind."""
+"""Test batch runs with real kernels, papermill and nbconvert, and how they report failures."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 from cluster import engines, run_notebooks
-from cluster.batch import execute, pages
+from cluster.batch import execute, pages, sweep
 from helpers import ROOT
 
 import nbformat
@@ -112,10 +112,38 @@ def test_which_notebooks_run_and_in_what_order(tmp_path):
     assert {path.parent.name for path in more[len(usual) :]} <= {"solutions"}
 
 
+def test_two_runs_that_would_write_the_same_file_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    same = [good(tmp_path / folder) for folder in ("a", "b")]
+    out = tmp_path / "out"
+    for runs in (
+        sweep.expand({path: {} for path in same}),
+        sweep.expand({same[0]: {"rate": 1}}, {"rate": ["x/y", "x y"]}),
+    ):
+        with pytest.raises(execute.OutputError, match="Several runs would write the same file 01_good"):
+            next(execute.run(runs, output=out))
+    assert not out.exists()
+
+
+def test_others_may_read_what_a_batch_run_leaves_as_far_as_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        (result,) = execute.run(sweep.expand({notebook(tmp_path, "01_x.ipynb", work="1"): {}}), output=tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert result.ok
+    for path in (tmp_path / "out", tmp_path / "out" / "notebooks"):
+        assert path.stat().st_mode & 0o777 == 0o755
+    for path in (tmp_path / "out" / "index.html", result.page, result.page.with_suffix(".ipynb")):
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_dead_kernel_and_a_time_limit_are_reported_and_old_copies_survive(tmp_path):
     dead = notebook(tmp_path, "01_dead.ipynb", fine="print('here')", death="import os; os._exit(3)")
     slow = notebook(tmp_path, "02_slow.ipynb", fine="print('here')", wait="import time; time.sleep(100)")
-    results = list(execute.run({dead: {}, slow: {}}, output=tmp_path / "out", timeout=12))
+    runs = sweep.expand({dead: {}, slow: {}})
+    results = list(execute.run(runs, output=tmp_path / "out", timeout=12))
     assert "cell death: DeadKernelError" in results[0].message
     assert results[1].message == "cell wait: not finished within 12 seconds (--timeout)"
     assert results[1].minutes < 1
@@ -129,7 +157,8 @@ def test_a_killed_run_leaves_the_older_copy_and_no_kernel(tmp_path):
     mark = tmp_path / "going"
     long = notebook(tmp_path, "01_long.ipynb", wait=f"open({str(mark)!r}, 'w')\nimport time\ntime.sleep(300)")
     older = tmp_path / "out" / "notebooks" / "01_long.ipynb"
-    pages.write(older, "the older copy")
+    older.parent.mkdir(parents=True)
+    older.write_text("the older copy")
     run = command(long, "--output", tmp_path / "out")
     family = wait_for(mark, run)
     run.kill()
@@ -191,7 +220,7 @@ def test_notebooks_that_need_horovod_come_last_and_wait_until_it_is_compiled(tmp
     alone = notebook(tmp_path, "02_alone.ipynb", seen=seen + "\nimport os\nprint('BNN_COMPILING' in os.environ)")
     out = tmp_path / "out"
     run = command(ranks, alone, "--output", out)
-    threading.Thread(target=compiler.wait, daemon=True).start()  # as the shell does that has started it
+    threading.Thread(target=compiler.wait, daemon=True).start()  # the shell that starts it does the same
     said, errors = run.communicate(timeout=150)
     assert run.returncode == 0, errors
     assert said.index("02_alone") < said.index("01_ranks")

@@ -1,4 +1,4 @@
-"""Schedulers that are down, hang or refuse, and a damaged record of a job."""
+"""Test what `cluster.submit` reports if a scheduler is down, hangs or refuses, or if a job's record is damaged."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 
 from cluster import submit
-from cluster.jobs import states as jobs
+from cluster.jobs import states
 from helpers import ROOT
 
 import pytest
@@ -19,12 +19,12 @@ from tests.support.processes import assert_gone, children
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "FOLDER", tmp_path / "jobs")
+    monkeypatch.setattr(states, "FOLDER", tmp_path / "jobs")
     return tmp_path / "jobs"
 
 
 def submitted(folder, number, scheduler="slurm"):
-    """The folder of a job that was submitted, as `cluster.submit` leaves it."""
+    """Make the folder of a submitted job, as `cluster.submit` leaves it."""
     place = folder / f"job{number}"
     place.mkdir(parents=True)
     record = {"id": number, "scheduler": scheduler, "seconds": 600, "submitted": time.time() - 60}
@@ -34,7 +34,7 @@ def submitted(folder, number, scheduler="slurm"):
 
 @pytest.mark.skipif(not shutil.which("sbatch"), reason="no Slurm here (apt-get install slurm-client)")
 def test_a_slurm_that_is_down_is_told_by_every_command(tmp_path, folder):
-    """Slurm's real commands, and no daemon to answer them: they try again for 9 and 18 seconds."""
+    """Run Slurm's real commands without its daemon. They retry for 9 and 18 seconds."""
     slurm_machine._write(tmp_path, nodes=1, pretended="")
     environment = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf"), "BNN_JOBS_DIR": str(folder)}
     environment["PYTHONPATH"] = str(ROOT)
@@ -45,7 +45,7 @@ def test_a_slurm_that_is_down_is_told_by_every_command(tmp_path, folder):
         for arguments in (["train"], ["status", "17"], ["cancel", "17"])
     ]
     for one in commands:
-        out, said = one.communicate(timeout=jobs.ANSWER + 60)
+        out, said = one.communicate(timeout=states.ANSWER + 60)
         assert one.returncode == 2 and out == ""
         assert said.startswith("cluster.submit: ") and said.count("\n") == 1
         assert "Unable to contact slurm controller" in said or "did not answer within 20 seconds" in said, said
@@ -55,11 +55,11 @@ def test_a_slurm_that_is_down_is_told_by_every_command(tmp_path, folder):
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs", "cobalt"])
 def test_a_scheduler_that_hangs_is_given_up(tmp_path, folder, monkeypatch, capsys, scheduler):
-    for program in jobs.PROGRAMS[scheduler]:
+    for program in states.PROGRAMS[scheduler]:
         (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(jobs, "ANSWER", 0.5)
+    monkeypatch.setattr(states, "ANSWER", 0.5)
     submitted(folder, "17", scheduler)
     for what in ("status", "cancel"):
         assert submit.main([what, "17"]) == 2

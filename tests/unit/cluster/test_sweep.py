@@ -1,11 +1,14 @@
-"""Sweeps: a run for each combination of values, and the table of what the runs handed over."""
+"""Test sweeps: one run for each combination of values, and the table of the numbers that the runs report."""
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from cluster import run_notebooks
 from cluster.batch import execute, sweep
+from helpers import ROOT
 
 import nbformat
 import pytest
@@ -15,11 +18,11 @@ from tests.support.notebooks import notebook, text_of
 pytestmark = pytest.mark.timeout(120)
 CELLS = {
     "parameters": 'profile = "quick"\nepochs = 1\nrate = 0.1',
-    # What an earlier run of the sweep has left must not be there; then a training run's summary is.
+    # mkdir fails if another run of the sweep has used the folder. The summary is that of a training run.
     "train": "import json, os, pathlib\nrun = pathlib.Path(os.environ['BNN_RUNS_DIR']) / 'CNN_FC'\n"
     "run.mkdir(parents=True)\n(run / 'summary.json').write_text(json.dumps({'test': {'nll': rate + epochs}}))",
     "fail": "assert rate < 0.5 or epochs < 3, 'this one diverged'",
-    "results": "from cluster import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
+    "results": "from cluster.batch import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
 }
 
 
@@ -72,8 +75,9 @@ def test_a_notebook_runs_once_for_what_it_does_not_declare():
 
 
 def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
-    path = notebook(tmp_path, "01_x.ipynb", prose="# A title", work="from cluster import sweep\nsweep.record(nll=0.25)")
-    (result,) = execute.run({path: {}}, output=tmp_path / "out")
+    work = "from cluster.batch import sweep\nsweep.record(nll=0.25)"
+    path = notebook(tmp_path, "01_x.ipynb", prose="# A title", work=work)
+    (result,) = execute.run(sweep.expand({path: {}}), output=tmp_path / "out")
     assert result.results == {"nll": 0.25} and result.title == "A title: nll 0.25"
     assert not (tmp_path / "out" / "sweep.csv").exists()
 
@@ -87,7 +91,7 @@ def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
         (["--sweep", "rat=1,2"], "No notebook has a parameter rat."),
         (["--sweep", "rate={,"], "-p or --sweep: "),
         (["-f", "values.yaml"], "expected 'sweep: {epochs: [3, 5]}'"),
-        (["--sweep", "rate=1,2", "--in-place"], "--in-place keeps one run's outputs"),
+        (["--sweep", "rate=1,2", "--in-place"], "a notebook keeps the outputs of one run"),
         (["--ranks", "0"], "--ranks 0: expected 1 or more"),
     ],
 )
@@ -112,3 +116,13 @@ def test_results_of_training_runs_are_found_below_their_folder(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps({"test": scores}))
     assert sweep.results(None, tmp_path) == {"BNN_FC_flip nll": 0.5, "BNN_FC_flip ece": 0.1, "CNN_FC nll": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("cluster.run_notebooks", ["tensorflow"]), ("cluster.batch.sweep", ["tensorflow", "nbformat", "papermill"])],
+)
+def test_the_command_and_a_notebook_s_line_import_nothing_heavy(module, heavy):
+    script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
