@@ -1,4 +1,4 @@
-"""cluster.submit: the scripts it writes, what it refuses, and what schedulers say of a job."""
+"""cluster.submit: the scripts that it writes, what it refuses, and what schedulers say of a job."""
 
 import json
 import os
@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 from cluster import submit
-from cluster.jobs import states as jobs
-from cluster.jobs import wrapper as keeper
-from helpers import ROOT
+from cluster.jobs import states
+from helpers import ROOT, files
 
 import psutil
 import pytest
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A jobs folder of the test's own, here and in what it starts; no scheduler of the machine's is on the PATH."""
-    monkeypatch.setattr(jobs, "FOLDER", tmp_path / "jobs")
+    monkeypatch.setattr(states, "FOLDER", tmp_path / "jobs")
     monkeypatch.setenv("BNN_JOBS_DIR", str(tmp_path / "jobs"))
     return tmp_path / "jobs"
 
@@ -46,7 +45,6 @@ def test_the_script_for_cobalt(capsys):
     }.items()  # fmt: skip
     # Cobalt hands over no variables by itself.
     assert f"PATH={os.environ['PATH']}" in shlex.split(text, comments=True)
-    assert text.rstrip().endswith('exit "$status"')
 
 
 @pytest.mark.parametrize(
@@ -139,46 +137,50 @@ def test_what_makes_no_sense_is_told_in_one_line(capsys, arguments, said):
 def test_a_scheduler_that_is_not_here_is_told(monkeypatch, capsys, folder, tmp_path, scheduler):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit.main(["train", "--scheduler", scheduler]) == 2
-    assert f"{jobs.PROGRAMS[scheduler][0]}, " in capsys.readouterr().err
+    assert f"{states.PROGRAMS[scheduler][0]}, " in capsys.readouterr().err
     assert not list(folder.glob("*train*"))
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, capsys, tmp_path, folder):
-    for program in jobs.PROGRAMS["slurm"]:
+    for program in states.PROGRAMS["slurm"]:
         (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(jobs, "ANSWER", 0.5)
+    monkeypatch.setattr(states, "ANSWER", 0.5)
     assert submit.main(["train"]) == 2
     assert "sbatch did not answer within 0 seconds: the scheduler may be down" in capsys.readouterr().err
     assert not list(folder.glob("*train*"))
     assert not [child for child in psutil.Process().children() if "sleep" in child.name()]
 
 
+def note(path, **values):
+    files.write(path, json.dumps(values))
+
+
 def a_job(folder, scheduler, began=None, ended=None, limit=600, **more):
-    """A job's folder as its keeper left it; times are seconds from now."""
+    """A job's folder as its wrapper left it. Times are seconds from now."""
     place = folder / "a"
     place.mkdir(parents=True)
     record = {"id": "4000", "scheduler": scheduler, "seconds": limit, "submitted": time.time() - 5000}
     if began is not None:
-        keeper.write(place / "began.json", pid=1, created=0, host="x", time=time.time() + began)
+        note(place / "began.json", pid=1, created=0, host="x", time=time.time() + began)
     if ended is not None:
         word = {"status": 0, "signal": 0, "over": False, **more}
-        keeper.write(place / "ended.json", time=time.time() + ended, **word)
+        note(place / "ended.json", time=time.time() + ended, **word)
     return record, place
 
 
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"began": -900, "ended": -800}, jobs.DONE),
-        ({"began": -900, "ended": -800, "status": 2}, jobs.FAILED),
-        ({"began": -900, "ended": -800, "status": 75}, jobs.STOPPED),
-        ({"began": -900, "ended": -305, "status": 143, "signal": 15}, jobs.OVER),
-        ({"began": -900, "ended": -800, "status": 143, "signal": 15}, jobs.CANCELLED),
-        ({"began": -900}, jobs.OVER),
-        ({"began": -90}, jobs.LOST),
-        ({}, jobs.LOST),
+        ({"began": -900, "ended": -800}, states.DONE),
+        ({"began": -900, "ended": -800, "status": 2}, states.FAILED),
+        ({"began": -900, "ended": -800, "status": 75}, states.STOPPED),
+        ({"began": -900, "ended": -305, "status": 143, "signal": 15}, states.OVER),
+        ({"began": -900, "ended": -800, "status": 143, "signal": 15}, states.CANCELLED),
+        ({"began": -900}, states.OVER),
+        ({"began": -90}, states.LOST),
+        ({}, states.LOST),
     ],
 )
 def test_what_became_of_a_job_that_cobalt_has_forgotten(folder, tmp_path, monkeypatch, more, word):
@@ -186,58 +188,58 @@ def test_what_became_of_a_job_that_cobalt_has_forgotten(folder, tmp_path, monkey
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     record, place = a_job(folder, "cobalt", **more)
-    assert jobs.state(record, place).word == word
+    assert states.state(record, place).word == word
     (place / "cancelled").touch()
-    if word != jobs.DONE and word != jobs.FAILED and "ended" not in more:
-        assert jobs.state(record, place).word == jobs.CANCELLED
+    if word != states.DONE and word != states.FAILED and "ended" not in more:
+        assert states.state(record, place).word == states.CANCELLED
 
 
 @pytest.mark.parametrize(
     ("job", "word"),
     [
-        ({"job_state": "Q", "comment": "Not Running: not enough nodes"}, jobs.QUEUED),
-        ({"job_state": "R"}, jobs.RUNNING),
-        ({"job_state": "F", "Exit_status": 0}, jobs.DONE),
-        ({"job_state": "F", "Exit_status": 1}, jobs.FAILED),
-        ({"job_state": "F", "Exit_status": -29}, jobs.OVER),
-        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:10:04"}}, jobs.OVER),
-        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:01:04"}}, jobs.CANCELLED),
-        ({"job_state": "F", "comment": "deleted before it ran"}, jobs.CANCELLED),
+        ({"job_state": "Q", "comment": "Not Running: not enough nodes"}, states.QUEUED),
+        ({"job_state": "R"}, states.RUNNING),
+        ({"job_state": "F", "Exit_status": 0}, states.DONE),
+        ({"job_state": "F", "Exit_status": 1}, states.FAILED),
+        ({"job_state": "F", "Exit_status": -29}, states.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:10:04"}}, states.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:01:04"}}, states.CANCELLED),
+        ({"job_state": "F", "comment": "deleted before it ran"}, states.CANCELLED),
     ],
 )
 def test_what_pbs_says_of_a_job(folder, monkeypatch, job, word):
     record, place = a_job(folder, "pbs", began=-900)
-    monkeypatch.setattr(jobs, "ask", lambda words, known: json.dumps({"Jobs": {"4000.x": job}}))
-    assert jobs.state(record, place).word == word
+    monkeypatch.setattr(states, "ask", lambda words, known: json.dumps({"Jobs": {"4000.x": job}}))
+    assert states.state(record, place).word == word
 
 
 @pytest.mark.parametrize(
     ("said", "word"),
-    [("PENDING Reason=Resources", jobs.QUEUED), ("COMPLETING Reason=None", jobs.RUNNING),
-     ("OUT_OF_MEMORY Reason=OutOfMemory", jobs.FAILED), ("NODE_FAIL Reason=NodeDown", jobs.FAILED),
-     ("DEADLINE Reason=DeadLine", jobs.OVER), ("CANCELLED Reason=None", jobs.CANCELLED)],
+    [("PENDING Reason=Resources", states.QUEUED), ("COMPLETING Reason=None", states.RUNNING),
+     ("OUT_OF_MEMORY Reason=OutOfMemory", states.FAILED), ("NODE_FAIL Reason=NodeDown", states.FAILED),
+     ("DEADLINE Reason=DeadLine", states.OVER), ("CANCELLED Reason=None", states.CANCELLED)],
 )  # fmt: skip
 def test_what_slurm_says_of_a_job(folder, monkeypatch, said, word):
     record, place = a_job(folder, "slurm", began=-900)
-    monkeypatch.setattr(jobs, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
-    assert jobs.state(record, place).word == word
+    monkeypatch.setattr(states, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
+    assert states.state(record, place).word == word
 
 
-def test_the_keeper_asks_for_a_stop_ahead_of_the_end(folder):
-    """Through the leash, to a command that takes a second to leave by itself."""
+def test_the_wrapper_asks_for_a_stop_ahead_of_the_end(folder):
+    """Through cluster.supervise, to a command that takes a second to end by itself."""
     record, place = a_job(folder, "local")
     leave = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit(75)))\n"
     words = [sys.executable, "-c", leave + "time.sleep(60)"]
-    keeping = [sys.executable, "-m", "cluster.jobs.wrapper", place, "0", "2", *words]
-    done = subprocess.run(keeping, cwd=ROOT, timeout=40)
+    wrapped = [sys.executable, "-m", "cluster.jobs.wrapper", place, "0", "2", *words]
+    done = subprocess.run(wrapped, cwd=ROOT, timeout=40)
     assert done.returncode == 75
     assert json.loads((place / "ended.json").read_text())["signal"] == 0
-    now = jobs.state(record, place)
-    assert now.word == jobs.STOPPED and "submit it again with --resume" in now.detail
+    now = states.state(record, place)
+    assert now.word == states.STOPPED and "submit it again with --resume" in now.detail
 
 
 def test_numbers_that_a_scheduler_gives_again_mean_the_latest_job(folder):
     for name, when in (("a", 1.0), ("b", 2.0)):
         (folder / name).mkdir(parents=True)
-        keeper.write(folder / name / "job.json", id="7", scheduler="slurm", seconds=60, submitted=when)
-    assert jobs.find("7")[1] == Path(folder / "b")
+        note(folder / name / "job.json", id="7", scheduler="slurm", seconds=60, submitted=when)
+    assert states.find("7")[1] == Path(folder / "b")
