@@ -5,7 +5,8 @@ FOLDER/began.json says when and where it began, and FOLDER/ended.json with which
 ended. A scheduler forgets a job soon after its end, and this machine keeps no record of its own.
 
 After LIMIT seconds the wrapper ends COMMAND, which is for machines without a scheduler; 0 means no limit. After STOP
-seconds it sends SIGUSR1 to COMMAND, so that COMMAND can save its work before the job's time is over; 0 means never.
+seconds it sends SIGUSR1 to COMMAND, so that COMMAND can save its work before the job's time is over; 0 means never. It
+also passes on a SIGUSR1 that it receives.
 """
 
 import json
@@ -42,6 +43,8 @@ def run(folder: Path, limit: float, stop: float, words: list[str]) -> int:
     ends: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
         signal.signal(number, lambda number, frame: ends.append(number))
+    stops: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: stops.append(number))
     with open(folder / "output.txt", "ab", buffering=0) as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
@@ -60,7 +63,9 @@ def run(folder: Path, limit: float, stop: float, words: list[str]) -> int:
         over = bool(limit) and seconds > limit
         if stop and seconds > stop:
             stop = 0
-            child.send_signal(signal.SIGUSR1)
+            stops.append(signal.SIGUSR1)
+        while stops:
+            child.send_signal(stops.pop())
     if child.poll() is None:
         child.terminate()
         try:
