@@ -13,6 +13,8 @@ nothing could be done, and 3 that the job had not ended after the seconds of --w
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import re
@@ -101,6 +103,8 @@ def _seconds(text: str) -> int:
 def _submit(options: argparse.Namespace) -> int:
     options.scheduler = options.scheduler or states.here()
     folder = states.FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{options.what}-{uuid.uuid4().hex[:6]}"
+    if options.what == "notebooks":
+        _check(options.rest)
     if options.dry_run:
         print(scripts.script(options, folder), end="")
         return 0
@@ -120,6 +124,24 @@ def _submit(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"The job continues. To end it: python -m cluster.submit cancel {record['id']}")
         return 3
+
+
+def _check(words: Sequence[str]) -> None:
+    """Let the parser of cluster.run_notebooks judge its arguments now, and not after hours in a queue.
+
+    The training command's flags cannot be checked in this way, because they come with TensorFlow.
+    """
+    from cluster import run_notebooks  # here, because it brings in papermill
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            run_notebooks._parse(words)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        reason = said.getvalue().strip().rpartition(" error: ")[2]
+        raise JobError(f"cluster.run_notebooks refuses the arguments after --: {reason}") from None
 
 
 def _wait(record: dict[str, Any], folder: Path, limit: float) -> int:
