@@ -80,7 +80,7 @@ def test_a_notebook_goes_to_both_nodes_and_comes_back_executed(machine, too_long
         "01_ranks.ipynb",
         start="from cluster import engines\nranks = engines.start()",
         places=PLACES,
-        results="from cluster import sweep\nsweep.record(ranks=len(ranks))",
+        results="from cluster.batch import sweep\nsweep.record(ranks=len(ranks))",
     )
     out = tmp_path / "out"
     request = ["--scheduler", "slurm", "--nodes", 2, "--ranks-per-node", 1, "--time", "0:05:00", "--wait", 140]
