@@ -1,1 +1,1 @@
-"""Jobs: what is submitted to a scheduler, and what became of it."""
+"""Submit jobs to a scheduler, run them on their first node, and tell what became of them."""

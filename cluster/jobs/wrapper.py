@@ -1,10 +1,12 @@
-"""Run a job's command on its first node, and leave word of what became of it.
+"""Run a job's command on the job's first node, and write down how it ended.
 
 `python -m cluster.jobs.wrapper FOLDER LIMIT STOP COMMAND...` runs COMMAND with its output in FOLDER/output.txt.
-FOLDER/began.json says since when and where, FOLDER/ended.json with which status and after which signal: schedulers
-forget a job soon after its end, and this machine never knew it. A LIMIT of seconds ends it where no scheduler does; 0
-is none.
-After STOP seconds COMMAND gets SIGUSR1, so that it can save its work before the end of the job's time; 0 is never.
+FOLDER/began.json says when and where it began, and FOLDER/ended.json with which exit status and after which signal it
+ended. A scheduler forgets a job soon after its end, and this machine keeps no record of its own.
+
+After LIMIT seconds the wrapper ends COMMAND, which is for machines without a scheduler; 0 means no limit. After STOP
+seconds it sends SIGUSR1 to COMMAND, so that COMMAND can save its work before the job's time is over; 0 means never. It
+also passes on a SIGUSR1 that it receives.
 """
 
 import json
@@ -16,36 +18,54 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import supervise as leash
+from cluster import supervise
+from helpers import files
 
 import psutil
 
 _PAUSE = 0.2  # seconds between looks at the command
-_GRACE = 3 * leash.GRACE  # seconds that the command's family has to end
+_GRACE = 3 * supervise.GRACE  # seconds that the command and its children have to end
 
 
-def keep(folder, limit, stop, words):
-    """Run `words` to their end; returns their exit status, or 128 and the signal's number if one ended them."""
-    told = []
+def run(folder: Path, limit: float, stop: float, words: list[str]) -> int:
+    """Run a command until it ends, until the limit, or until a signal asks for the job's end.
+
+    Args:
+      folder: The job's folder.
+      limit: Seconds after which the command is ended, or 0.
+      stop: Seconds after which the command is asked by SIGUSR1 to stop, or 0.
+      words: The command and its arguments.
+
+    Returns:
+      The command's exit status, or 128 and the signal's number if a signal ended it. It is never 0 for a command that
+      was ended from outside.
+    """
+    ends: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU):
-        signal.signal(number, lambda number, frame: told.append(number))
+        signal.signal(number, lambda number, frame: ends.append(number))
+    stops: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: stops.append(number))
     with open(folder / "output.txt", "ab", buffering=0) as output:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
     if limit and os.getpgrp() != os.getpid():
-        # No scheduler holds it, so it must not end with the terminal. A scheduler may know its own by their group.
+        # Without a scheduler, the job must not end with the terminal. A scheduler may know it by the process group.
         os.setsid()
-    me = psutil.Process()
+    process = psutil.Process()
     began = time.time()
-    write(folder / "began.json", pid=me.pid, created=me.create_time(), host=socket.gethostname(), time=began)
-    child = subprocess.Popen([*leash.command(folder), *words])
-    over = asked = False
-    while child.poll() is None and not told and not over:
+    word = {"pid": process.pid, "created": process.create_time(), "host": socket.gethostname(), "time": began}
+    files.write(folder / "began.json", f"{json.dumps(word)}\n")
+    child = subprocess.Popen([*supervise.command(folder), *words])
+    over = False
+    while child.poll() is None and not ends and not over:
         time.sleep(_PAUSE)
-        over = bool(limit) and time.time() - began > limit
-        if stop and not asked and time.time() - began > stop:
-            asked = True
-            child.send_signal(signal.SIGUSR1)
+        seconds = time.time() - began
+        over = bool(limit) and seconds > limit
+        if stop and seconds > stop:
+            stop = 0
+            stops.append(signal.SIGUSR1)
+        while stops:
+            child.send_signal(stops.pop())
     if child.poll() is None:
         child.terminate()
         try:
@@ -54,19 +74,13 @@ def keep(folder, limit, stop, words):
             child.kill()
     status = child.wait()
     status = status if status >= 0 else 128 - status
-    if over or told:
-        # What was ended has not done its work, however calmly it took that.
+    if over or ends:
+        # A command that was ended has not finished its work, even if its exit status is 0.
         status = status or 128 + signal.SIGTERM
-    write(folder / "ended.json", status=status, signal=told[0] if told else 0, over=over, time=time.time())
+    word = {"status": status, "signal": ends[0] if ends else 0, "over": over, "time": time.time()}
+    files.write(folder / "ended.json", f"{json.dumps(word)}\n")
     return status
 
 
-def write(path, **values):
-    """Write the values to `path` as JSON, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(values) + "\n")
-    os.replace(part, path)
-
-
 if __name__ == "__main__":
-    sys.exit(keep(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))
+    sys.exit(run(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]))

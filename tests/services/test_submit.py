@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -68,8 +69,16 @@ def test_jobs_of_this_machine_end_as_what_they_were(tmp_path, folder):
     assert going.returncode == 0
     assert ": running" in command("status", number(going)).stdout
     wait_for(mark)
-    began = json.loads(next(path for path in folder.glob("*/began.json") if psutil.pid_exists(
-        json.loads(path.read_text())["pid"])).read_text())  # fmt: skip
+    began = next(
+        word | {"folder": str(path.parent)}
+        for path in folder.glob("*/began.json")
+        if psutil.pid_exists((word := json.loads(path.read_text()))["pid"])
+    )
+    shown = shlex.split(run(long, "--dry-run").stdout)
+    command_line = psutil.Process(began["pid"]).cmdline()
+    # env and its variables have given way to the command. Each job has a folder of its own.
+    shown = [re.sub(f"^{folder}/.*", began["folder"], word) for word in shown[-len(command_line) :]]
+    assert shown == command_line
     family = [psutil.Process(began["pid"]), *psutil.Process(began["pid"]).children(recursive=True)]
     assert len(family) >= 4
     ended = command("cancel", number(going))
@@ -90,6 +99,8 @@ def test_a_job_goes_through_the_stand_in_of_a_scheduler(tmp_path, monkeypatch, s
     assert done.returncode == 0 and f"{scheduler} job {number(done)}: done" in done.stdout, done.stdout + done.stderr
     bad = command("notebooks", *request, "--wait", 90, "--", tmp_path / "absent.ipynb", **own)
     assert bad.returncode == 1 and ": failed (with status 2," in bad.stdout, bad.stdout
+    # The scheduler knows it too, so that what depends on the job does not start.
+    assert (tmp_path / "bin" / f"{number(bad)}.status").read_text() == "2\n"
     going = command("notebooks", *request, "--", long, "--output", tmp_path / "out", **own)
     ended = command("cancel", number(going), **own)
     assert ended.returncode == 0 and ": cancelled" in ended.stdout, ended.stdout

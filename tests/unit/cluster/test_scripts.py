@@ -1,17 +1,18 @@
-"""cluster.submit: the scripts it writes, what it refuses, and what schedulers say of a job."""
+"""cluster.submit: the scripts that it writes, what it refuses, and what schedulers say of a job."""
 
 import json
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from cluster import submit
-from cluster.jobs import states as jobs
-from cluster.jobs import wrapper as keeper
-from helpers import ROOT
+from cluster.jobs import states
+from helpers import ROOT, files
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A jobs folder of the test's own, here and in what it starts; no scheduler of the machine's is on the PATH."""
-    monkeypatch.setattr(jobs, "FOLDER", tmp_path / "jobs")
+    monkeypatch.setattr(states, "FOLDER", tmp_path / "jobs")
     monkeypatch.setenv("BNN_JOBS_DIR", str(tmp_path / "jobs"))
     return tmp_path / "jobs"
 
@@ -46,7 +47,6 @@ def test_the_script_for_cobalt(capsys):
     }.items()  # fmt: skip
     # Cobalt hands over no variables by itself.
     assert f"PATH={os.environ['PATH']}" in shlex.split(text, comments=True)
-    assert text.rstrip().endswith('exit "$status"')
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,77 @@ def test_the_script_for_slurm(capsys):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_dry_run_submits_nothing_and_shows_this_machine_s_command(capsys, folder):
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "pbs_classic", "cobalt", "local"])
+def test_no_argument_of_the_command_means_anything_to_a_template_or_shell(capsys, scheduler):
+    given = ["--model=a b", "--x='q\"$HOME", "", "{{time}}", "&&", "*", "--only"]
+    words = shlex.split(dry(capsys, "train", "--scheduler", scheduler, "--", *given), comments=True)
+    assert words[-len(given) :] == given
+
+
+def test_this_machine_gets_a_command(capsys):
     words = shlex.split(dry(capsys, "notebooks", "--scheduler", "local", "--time", 3, "--", "--only", "06"))
     assert words[words.index("cluster.jobs.wrapper") + 2] == "180"
     assert words[-5:] == ["cluster.run_notebooks", "--ranks", "2", "--only", "06"]
-    assert not list(folder.glob("*/job.json"))
+
+
+def files_below(*folders):
+    """All files and folders, with sizes and times."""
+    return {path: path.lstat()[6:] for folder in folders for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "pbs_classic", "cobalt", "local"])
+def test_a_dry_run_writes_no_file(tmp_path, scheduler):
+    (tmp_path / "file").touch()
+    environment = os.environ | dict.fromkeys(["HOME", "TMPDIR"], str(tmp_path)) | {"PYTHONPATH": str(ROOT)}
+    environment |= {"BNN_JOBS_DIR": str(tmp_path / "file" / "jobs"), "PYTHONDONTWRITEBYTECODE": "1"}
+    before = files_below(tmp_path, ROOT / "build" / "jobs", ROOT / "cluster")
+    words = [sys.executable, "-m", "cluster.submit", "notebooks", "--dry-run", "--scheduler", scheduler]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "cluster.run_notebooks" in done.stdout and not done.stderr
+    assert files_below(tmp_path, ROOT / "build" / "jobs", ROOT / "cluster") == before
+
+
+def fake(tmp_path, monkeypatch, scheduler, answer):
+    """Put the scheduler's commands first on the PATH. The first one keeps the script, and all give the answer."""
+    for program in states.PROGRAMS[scheduler]:
+        (tmp_path / program).write_text(f'#!/bin/sh\n[ -f "$1" ] && cat "$1" >{tmp_path}/seen\n{answer}\n')
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs", "pbs_classic", "cobalt"])
+@pytest.mark.parametrize("what", ["notebooks", "train"])
+def test_what_is_submitted_is_what_the_dry_run_shows(tmp_path, monkeypatch, capsys, folder, scheduler, what):
+    fake(tmp_path, monkeypatch, scheduler, "echo 4007")
+    words = [what, "--scheduler", scheduler, *map(str, ASKED)]
+    shown = dry(capsys, what, *words[1:])
+    assert submit.main(words) == 0
+    assert f"{scheduler} job 4007 submitted" in capsys.readouterr().out
+    (job,) = folder.iterdir()
+    assert {path.name for path in job.iterdir()} == {"job.json", "job.sh"}
+    name = re.search(rf"[0-9]{{8}}-[0-9]{{6}}-{what}-[0-9a-f]{{6}}", shown)[0]
+    assert (tmp_path / "seen").read_text() == shown.replace(name, job.name)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "local"])
+def test_a_jobs_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, monkeypatch, capsys, scheduler):
+    fake(tmp_path, monkeypatch, "slurm", "echo 7")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(states, "FOLDER", tmp_path / "file" / "jobs")
+    assert submit.main(["train", "--scheduler", scheduler]) == 2
+    out, said = capsys.readouterr()
+    assert said.startswith(f"cluster.submit: cannot write in {tmp_path}/file/jobs/") and said.count("\n") == 1
+    assert "(Not a directory), so no job was submitted. Set BNN_JOBS_DIR" in said and not out
+    assert not (tmp_path / "seen").exists()
+
+
+def test_a_job_without_a_number_or_a_record_is_told(tmp_path, monkeypatch, capsys, folder):
+    fake(tmp_path, monkeypatch, "slurm", "true")
+    assert submit.main(["train"]) == 2
+    assert "sbatch gave no job number. It said: nothing" in capsys.readouterr().err
+    fake(tmp_path, monkeypatch, "slurm", f"rm -r {folder}; echo 7")
+    assert submit.main(["train"]) == 2
+    assert re.search(r"slurm job 7 is submitted, but \S+/job.json cannot be written", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +185,12 @@ def test_a_dry_run_submits_nothing_and_shows_this_machine_s_command(capsys, fold
         (["train", "--scheduler", "slurm", "--filesystems", "home"], "slurm has no --filesystems"),
         (["train", "--scheduler", "pbs_classic", "--system", "crux"], "pbs_classic has no --system"),
         (["train", "--scheduler", "local", "--exclusive"], "this machine is one node"),
+        (["train", "--scheduler", "cobalt", "--queue", "a b"], "--queue 'a b': expected a name without spaces"),
+        (["train", "--scheduler", "slurm", "--account", 'a"\n#SBATCH --x'], "expected a name without spaces"),
+        (["train", "--scheduler", "pbs", "--system", ""], "--system '': expected a name"),
+        (["train", "--scheduler", "pbs_classic", "--attribute", "select=mem=1gb"], "pbs_classic has no option select"),
+        (["notebooks", "--", "--olny", "06"], "refuses the arguments after --: unrecognized arguments: --olny"),
+        (["notebooks", "--dry-run", "--", "--profile", "fast"], "argument --profile: invalid choice: 'fast'"),
         (["notebooks", "--profile", "quick"], "unrecognized arguments: --profile"),
         (["status", "17"], "No job 17 was submitted from here. Those in "),
         (["cancel", "17"], "No job 17 was submitted from here"),
@@ -139,46 +211,47 @@ def test_what_makes_no_sense_is_told_in_one_line(capsys, arguments, said):
 def test_a_scheduler_that_is_not_here_is_told(monkeypatch, capsys, folder, tmp_path, scheduler):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit.main(["train", "--scheduler", scheduler]) == 2
-    assert f"{jobs.PROGRAMS[scheduler][0]}, " in capsys.readouterr().err
+    assert f"{states.PROGRAMS[scheduler][0]}, " in capsys.readouterr().err
     assert not list(folder.glob("*train*"))
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, capsys, tmp_path, folder):
-    for program in jobs.PROGRAMS["slurm"]:
-        (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
-        (tmp_path / program).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(jobs, "ANSWER", 0.5)
+    fake(tmp_path, monkeypatch, "slurm", "exec sleep 60")
+    monkeypatch.setattr(states, "ANSWER", 0.5)
     assert submit.main(["train"]) == 2
     assert "sbatch did not answer within 0 seconds: the scheduler may be down" in capsys.readouterr().err
     assert not list(folder.glob("*train*"))
     assert not [child for child in psutil.Process().children() if "sleep" in child.name()]
 
 
+def note(path, **values):
+    files.write(path, json.dumps(values))
+
+
 def a_job(folder, scheduler, began=None, ended=None, limit=600, **more):
-    """A job's folder as its keeper left it; times are seconds from now."""
+    """A job's folder as its wrapper left it. Times are seconds from now."""
     place = folder / "a"
     place.mkdir(parents=True)
     record = {"id": "4000", "scheduler": scheduler, "seconds": limit, "submitted": time.time() - 5000}
     if began is not None:
-        keeper.write(place / "began.json", pid=1, created=0, host="x", time=time.time() + began)
+        note(place / "began.json", pid=1, created=0, host="x", time=time.time() + began)
     if ended is not None:
         word = {"status": 0, "signal": 0, "over": False, **more}
-        keeper.write(place / "ended.json", time=time.time() + ended, **word)
+        note(place / "ended.json", time=time.time() + ended, **word)
     return record, place
 
 
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"began": -900, "ended": -800}, jobs.DONE),
-        ({"began": -900, "ended": -800, "status": 2}, jobs.FAILED),
-        ({"began": -900, "ended": -800, "status": 75}, jobs.STOPPED),
-        ({"began": -900, "ended": -305, "status": 143, "signal": 15}, jobs.OVER),
-        ({"began": -900, "ended": -800, "status": 143, "signal": 15}, jobs.CANCELLED),
-        ({"began": -900}, jobs.OVER),
-        ({"began": -90}, jobs.LOST),
-        ({}, jobs.LOST),
+        ({"began": -900, "ended": -800}, states.DONE),
+        ({"began": -900, "ended": -800, "status": 2}, states.FAILED),
+        ({"began": -900, "ended": -800, "status": 75}, states.STOPPED),
+        ({"began": -900, "ended": -305, "status": 143, "signal": 15}, states.OVER),
+        ({"began": -900, "ended": -800, "status": 143, "signal": 15}, states.CANCELLED),
+        ({"began": -900}, states.OVER),
+        ({"began": -90}, states.LOST),
+        ({}, states.LOST),
     ],
 )
 def test_what_became_of_a_job_that_cobalt_has_forgotten(folder, tmp_path, monkeypatch, more, word):
@@ -186,58 +259,70 @@ def test_what_became_of_a_job_that_cobalt_has_forgotten(folder, tmp_path, monkey
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     record, place = a_job(folder, "cobalt", **more)
-    assert jobs.state(record, place).word == word
+    assert states.state(record, place).word == word
     (place / "cancelled").touch()
-    if word != jobs.DONE and word != jobs.FAILED and "ended" not in more:
-        assert jobs.state(record, place).word == jobs.CANCELLED
+    if word != states.DONE and word != states.FAILED and "ended" not in more:
+        assert states.state(record, place).word == states.CANCELLED
 
 
 @pytest.mark.parametrize(
     ("job", "word"),
     [
-        ({"job_state": "Q", "comment": "Not Running: not enough nodes"}, jobs.QUEUED),
-        ({"job_state": "R"}, jobs.RUNNING),
-        ({"job_state": "F", "Exit_status": 0}, jobs.DONE),
-        ({"job_state": "F", "Exit_status": 1}, jobs.FAILED),
-        ({"job_state": "F", "Exit_status": -29}, jobs.OVER),
-        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:10:04"}}, jobs.OVER),
-        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:01:04"}}, jobs.CANCELLED),
-        ({"job_state": "F", "comment": "deleted before it ran"}, jobs.CANCELLED),
+        ({"job_state": "Q", "comment": "Not Running: not enough nodes"}, states.QUEUED),
+        ({"job_state": "R"}, states.RUNNING),
+        ({"job_state": "F", "Exit_status": 0}, states.DONE),
+        ({"job_state": "F", "Exit_status": 1}, states.FAILED),
+        ({"job_state": "F", "Exit_status": -29}, states.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:10:04"}}, states.OVER),
+        ({"job_state": "F", "Exit_status": 271, "resources_used": {"walltime": "00:01:04"}}, states.CANCELLED),
+        ({"job_state": "F", "comment": "deleted before it ran"}, states.CANCELLED),
     ],
 )
 def test_what_pbs_says_of_a_job(folder, monkeypatch, job, word):
     record, place = a_job(folder, "pbs", began=-900)
-    monkeypatch.setattr(jobs, "ask", lambda words, known: json.dumps({"Jobs": {"4000.x": job}}))
-    assert jobs.state(record, place).word == word
+    monkeypatch.setattr(states, "ask", lambda words, known: json.dumps({"Jobs": {"4000.x": job}}))
+    assert states.state(record, place).word == word
 
 
 @pytest.mark.parametrize(
     ("said", "word"),
-    [("PENDING Reason=Resources", jobs.QUEUED), ("COMPLETING Reason=None", jobs.RUNNING),
-     ("OUT_OF_MEMORY Reason=OutOfMemory", jobs.FAILED), ("NODE_FAIL Reason=NodeDown", jobs.FAILED),
-     ("DEADLINE Reason=DeadLine", jobs.OVER), ("CANCELLED Reason=None", jobs.CANCELLED)],
+    [("PENDING Reason=Resources", states.QUEUED), ("COMPLETING Reason=None", states.RUNNING),
+     ("OUT_OF_MEMORY Reason=OutOfMemory", states.FAILED), ("NODE_FAIL Reason=NodeDown", states.FAILED),
+     ("DEADLINE Reason=DeadLine", states.OVER), ("CANCELLED Reason=None", states.CANCELLED)],
 )  # fmt: skip
 def test_what_slurm_says_of_a_job(folder, monkeypatch, said, word):
     record, place = a_job(folder, "slurm", began=-900)
-    monkeypatch.setattr(jobs, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
-    assert jobs.state(record, place).word == word
+    monkeypatch.setattr(states, "ask", lambda words, known: f"JobId=4000 JobState={said} Dependency=(null)")
+    assert states.state(record, place).word == word
 
 
-def test_the_keeper_asks_for_a_stop_ahead_of_the_end(folder):
-    """Through the leash, to a command that takes a second to leave by itself."""
+@pytest.mark.parametrize("stop", ["2", "0"])
+def test_the_wrapper_asks_for_a_stop_ahead_of_the_end_or_when_it_is_asked_itself(folder, stop):
+    """Through cluster.supervise, to a command that takes a second to end by itself."""
     record, place = a_job(folder, "local")
     leave = "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: (time.sleep(1), sys.exit(75)))\n"
-    words = [sys.executable, "-c", leave + "time.sleep(60)"]
-    keeping = [sys.executable, "-m", "cluster.jobs.wrapper", place, "0", "2", *words]
-    done = subprocess.run(keeping, cwd=ROOT, timeout=40)
-    assert done.returncode == 75
+    words = [sys.executable, "-c", leave + "print('ready', flush=True)\ntime.sleep(60)"]
+    wrapped = subprocess.Popen([sys.executable, "-m", "cluster.jobs.wrapper", place, "0", stop, *words], cwd=ROOT)
+    until = time.monotonic() + 20
+    while stop == "0" and not ((place / "output.txt").exists() and (place / "output.txt").read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    if stop == "0":
+        wrapped.send_signal(signal.SIGUSR1)
+    assert wrapped.wait(timeout=40) == 75
     assert json.loads((place / "ended.json").read_text())["signal"] == 0
-    now = jobs.state(record, place)
-    assert now.word == jobs.STOPPED and "submit it again with --resume" in now.detail
+    now = states.state(record, place)
+    assert now.word == states.STOPPED and "submit it again with --resume" in now.detail
+
+
+def test_the_status_of_a_stop_is_that_of_the_training():
+    from helpers.distributed import watchdog  # here, because it brings in TensorFlow
+
+    assert states.STATUS == watchdog.STATUS
 
 
 def test_numbers_that_a_scheduler_gives_again_mean_the_latest_job(folder):
     for name, when in (("a", 1.0), ("b", 2.0)):
         (folder / name).mkdir(parents=True)
-        keeper.write(folder / name / "job.json", id="7", scheduler="slurm", seconds=60, submitted=when)
-    assert jobs.find("7")[1] == Path(folder / "b")
+        note(folder / name / "job.json", id="7", scheduler="slurm", seconds=60, submitted=when)
+    assert states.find("7")[1] == Path(folder / "b")
