@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import data, elbo, models
-from helpers.checkpoints import restore_model
 from helpers.data import Dataset
 from helpers.data.catalogue import DATASETS
 from helpers.inference import is_bayesian
 from helpers.methods.moped import start_from_twin
+from helpers.runs import restore_model
 
 import numpy as np
 import psutil

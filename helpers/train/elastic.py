@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from helpers.checkpoints import Checkpoints
 from helpers.distributed import PeerLost
 from helpers.distributed.horovod_world import HorovodInternalError
-from helpers.runs import Run
+from helpers.runs import Checkpoints, Run
 
 import horovod.tensorflow as hvd
 import tensorflow as tf

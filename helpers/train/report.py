@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers import metrics, provenance
-from helpers.checkpoints import History
 from helpers.data import Dataset
 from helpers.files import write
 from helpers.inference import is_bayesian, posterior_moments, predict
+from helpers.runs import History
 
 import numpy as np
 import tf_keras as keras

@@ -6,7 +6,8 @@
 import json
 import sys
 
-from helpers import data, loss_scale
+from helpers import data
+from helpers.fit import loss_scale
 
 import pytest
 import tensorflow as tf

@@ -1,7 +1,7 @@
 """Create the database's tables, the user and the site for tests/support/balsam_server.py, with Balsam's own Python.
 
-    BALSAM_PYTHON tests/support/balsam_site.py tables
-    BALSAM_PYTHON tests/support/balsam_site.py site URL FOLDER NAME
+BALSAM_PYTHON tests/support/balsam_site.py tables
+BALSAM_PYTHON tests/support/balsam_site.py site URL FOLDER NAME
 """
 
 import sys

@@ -8,11 +8,10 @@ of 2 epochs.
 import shutil
 from pathlib import Path
 
-from helpers.checkpoints import restore_model
 from helpers.elbo import NegativeElbo, warmup
 from helpers.fit import fit
 from helpers.layers import DenseFlipout
-from helpers.runs import Run
+from helpers.runs import Run, restore_model
 
 import numpy as np
 import pytest

@@ -7,11 +7,10 @@ import sys
 import time
 
 from helpers import ROOT, data, models
-from helpers.checkpoints import History
 from helpers.elbo import NegativeElbo, categorical_nll, warmup
 from helpers.files import read_csv, write
 from helpers.fit import fit
-from helpers.runs import Run
+from helpers.runs import History, Run
 
 import numpy as np
 import pytest

@@ -2,11 +2,10 @@
 
 import json
 
-from helpers import data, loss_scale, models
-from helpers.checkpoints import restore_model
+from helpers import data, models
 from helpers.elbo import NegativeElbo, constant
 from helpers.files import read_csv
-from helpers.fit import fit
+from helpers.fit import fit, loss_scale
 from helpers.inference import predict, sample_outputs
 from helpers.layers import (
     Convolution2DFlipout,
@@ -15,7 +14,7 @@ from helpers.layers import (
     DenseReparameterization,
     seed_noise,
 )
-from helpers.runs import Run
+from helpers.runs import Run, restore_model
 from helpers.train import command as train
 
 import numpy as np

@@ -6,10 +6,10 @@ import os
 import shutil
 
 from helpers import layers
-from helpers.checkpoints import Checkpoints, History, restore_model
 from helpers.distributed import ALONE
 from helpers.files import read_csv
 from helpers.fit import State
+from helpers.runs import Checkpoints, History, restore_model
 
 import numpy as np
 import pytest

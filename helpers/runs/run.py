@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import files
-from helpers.checkpoints import Checkpoints, saved
 from helpers.distributed import ALONE, World
+from helpers.runs.checkpoints import Checkpoints, saved
 
 import tensorflow as tf
 import tf_keras as keras

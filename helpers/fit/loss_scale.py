@@ -1,7 +1,5 @@
 """Dynamic loss scaling, which keeps small gradients from vanishing in float16."""
 
-from helpers import keras2  # noqa: F401
-
 import tensorflow as tf
 import tf_keras as keras
 

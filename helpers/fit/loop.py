@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from helpers import data, elbo, loss_scale
-from helpers.checkpoints import History
-from helpers.distributed import ALONE, World, watchdog
+from helpers import data, elbo
+from helpers.distributed import watchdog
+from helpers.fit.steps import State, compile_steps
 from helpers.layers import seed_noise
 from helpers.progress import bar
-from helpers.runs import Run
+from helpers.runs import History, Run
 
 import numpy as np
 import tensorflow as tf
@@ -121,115 +121,6 @@ def fit(
                 if saving:
                     checkpoints.between_steps()
     return history
-
-
-def stepper(
-    model: keras.Model,
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    batch_size: int = 64,
-    steps: int = 10,
-    loss: elbo.NegativeElbo = elbo.NegativeElbo(),  # noqa: B008
-    world: World = ALONE,
-) -> Callable[[], tuple]:
-    """Return a function that takes `steps` training steps at each call, the same steps as `fit`'s, to time them."""
-    state = State(model, keras.optimizers.legacy.Adam(1e-3))
-    per_epoch = data.steps_per_epoch(len(x), batch_size, world.size)
-    train = compile_steps(state, loss, len(x), per_epoch, world)
-    epoch = data.batches(x, y, batch_size=batch_size, seed=0, epoch=0, rank=world.rank, size=world.size)
-    batches = iter(epoch.repeat())
-    return lambda: train(batches, tf.constant(steps), tf.constant(0.0))
-
-
-class State:
-    """All that a run consists of, which is what a checkpoint holds.
-
-    Attributes:
-      epoch, examples: whole epochs done, and examples of all ranks seen in the present one.
-      totals: sums over the present epoch so far: steps, loss, NLL, KL, accuracy (NaN for real-valued targets).
-      wish: not 0 if this rank was asked to stop; the watchdog sets it from its own thread.
-    """
-
-    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer):
-        self.model, self.optimizer = model, optimizer
-        self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.totals = tf.Variable(tf.zeros([5]), trainable=False)
-        self.wish = tf.Variable(0.0, trainable=False)
-        # The optimiser's variables have to exist before a checkpoint is restored and before the broadcast.
-        create = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
-        create(model.trainable_variables)
-        optimizer.iterations.assign(0)
-        counters = {"epoch": self.epoch, "examples": self.examples, "totals": self.totals}
-        self.loss_scale = loss_scale.for_model(model)
-        if self.loss_scale.variables:
-            counters["loss_scale"] = self.loss_scale
-        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **counters)
-
-    def variables(self) -> list:
-        """Return what the ranks must have in common before the first step, with how much noise was drawn."""
-        noise = [layer.generator.state for layer in self.model.submodules if hasattr(layer, "generator")]
-        counters = [self.epoch, self.examples, self.totals, *self.loss_scale.variables]
-        return [*self.model.variables, *self.optimizer.variables(), *counters, *noise]
-
-    def set_step(self, per_epoch: int, global_batch: int) -> int:
-        """Return the step at which this run stands, and give it to the optimiser, whose schedule reads it.
-
-        A checkpoint counts examples, so another number of ranks can resume a run where it stood.
-        """
-        step = int(self.epoch) * per_epoch + int(self.examples) // global_batch
-        self.optimizer.iterations.assign(step)
-        return step
-
-    def average(self, world: World) -> None:
-        """Average the epoch's sums over the ranks.
-
-        Raises:
-          FloatingPointError: the loss is not finite, or no step is taken any more; on every rank alike.
-        """
-        self.totals.assign(world.mean(self.totals))
-        loss = float(self.totals[1])
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss}; try a lower learning rate")
-        self.loss_scale.check()
-
-    def means(self) -> dict:
-        """Return the averages over the steps of the epoch so far, as a part of a row of the history."""
-        steps, *sums = (float(total) for total in self.totals.numpy())
-        row = {name: total / steps for name, total in zip(("loss", "nll", "kl", "accuracy"), sums, strict=True)}
-        return {name: mean for name, mean in row.items() if name != "accuracy" or not np.isnan(mean)}
-
-
-def compile_steps(state: State, loss: Callable, num_examples: int, per_epoch: int, world: World) -> Callable:
-    """Compile the function that takes training steps inside TensorFlow's graph.
-
-    It is called with an iterator over batches, a number of steps and the epochs done so far. It ends early, after the
-    same step on all ranks, if `state.wish` is set on any rank. It returns how many steps it took, and the mean of the
-    wishes.
-    """
-    model, parameters = state.model, state.model.trainable_variables
-
-    @tf.function(reduce_retracing=True)
-    def train(batches, count, epoch):
-        i, wish = 0, tf.constant(0.0)
-        while i < count and wish == 0.0:
-            x, y = next(batches)
-            with tf.GradientTape() as tape:
-                parts = loss(model, x, y, num_examples, epoch + tf.cast(i, tf.float32) / per_epoch)
-                scaled = parts.loss * state.loss_scale.scale
-            gradients = tape.gradient(scaled, parameters)
-            # Distributed: the wish to stop travels with the gradients, because its own message would cost as much.
-            *gradients, wish = world.average([*gradients, state.wish.read_value()])
-            state.loss_scale.apply(state.optimizer, gradients, parameters)
-            accuracy = float("nan")
-            if y.dtype.is_integer:
-                accuracy = tf.reduce_mean(tf.cast(tf.argmax(parts.outputs, -1, y.dtype) == y, tf.float32))
-            state.totals.assign_add([1.0, parts.loss, parts.nll, parts.kl, accuracy])
-            i += 1
-        return i, wish
-
-    return train
 
 
 class _Feed:
