@@ -1,4 +1,7 @@
-"""The flags of the training command: names, old names, defaults, help. Values are checked in `train`."""
+"""The flags of the training command: their names, old names, defaults and help.
+
+The values of single flags are checked here. What several flags mean together is decided in `choices`.
+"""
 
 from helpers import models
 from helpers.data.catalogue import DATASETS
@@ -6,18 +9,18 @@ from helpers.data.catalogue import DATASETS
 from absl import flags
 
 FLAGS = flags.FlagValues()
-GROUPS = {}
+GROUPS: dict[str, list] = {}  # {group: [(name, old names)]}, in the order of the help
 
 
 class _Text(flags.ArgumentParser):
-    """A string; flagfiles of the older tutorial put quotes and blanks round it."""
+    """A string. Flagfiles of the older tutorial put quotes and blanks around it."""
 
     def parse(self, argument):
         return None if argument is None else str(argument).strip().strip("'\"").strip()
 
 
 class _Choice(_Text):
-    """One of a few words, in any case; '-' and '_' do not count."""
+    """One of a few words, in any case, with or without the signs '-' and '_'."""
 
     def __init__(self, choices):
         super().__init__()
@@ -35,7 +38,7 @@ class _Choice(_Text):
 
 
 class _Number(flags.FloatParser):
-    """A number that one can compute with in float32: NaN would pass all limits, for want of an order."""
+    """A number that float32 can hold. Without this check NaN would pass all limits."""
 
     def convert(self, argument):
         value = super().convert(argument)
@@ -45,6 +48,7 @@ class _Number(flags.FloatParser):
 
 
 def _define(group, kind, name, default, help, old=(), **limits):
+    """Add a flag to a group, with the names that it has in older flagfiles and the limits of its values."""
     parsers = {"text": _Text, "choice": _Choice, "bool": flags.BooleanParser}
     parsers |= {"int": flags.IntegerParser, "float": _Number}
     flag = flags.BooleanFlag(name, default, help) if kind == "bool" else flags.Flag(
@@ -124,8 +128,8 @@ Exit status: 0 trained and evaluated, 1 failed, 2 bad flags, 75 stopped at a che
 a signal came while no step was trained, came twice, or found no step that ended within 60 seconds."""
 
 
-def help_text():
-    """All flags by group, with their old names and defaults, and what signals and statuses mean."""
+def help_text() -> str:
+    """Return a text with all flags by group, their old names and defaults, and the meaning of signals and statuses."""
     lines = ["usage: python -m helpers.train [--flagfile=FILE] [--flag=value ...]", ""]
     for group, members in GROUPS.items():
         lines.append(f"{group}:")
