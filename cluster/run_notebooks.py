@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             note=f"{time.strftime('%Y-%m-%d %H:%M')}, profile {profile}, {ranks} ranks.",
             compiling=int(os.environ.pop("BNN_COMPILING", 0)) or None,  # set by cluster/setup/setup.sh
         ):
-            if options.in_place and result.ok:
+            if options.in_place and result.notebook and result.ok:
                 result.message = write_back.write_outputs(result.run.source, result.notebook)
             results.append(result)
     except execute.OutputError as error:

@@ -190,7 +190,7 @@ def _execute(each: sweep.Run, target: Path, timeout: float, bar: tqdm) -> tuple[
         message = f"not finished within {timeout:g} seconds (--timeout)"
     except Exception as error:
         message = f"{type(error).__name__}: {_first_line(error)}"
-        if getattr(error, "errno", None) in (*_FULL, errno.EROFS, errno.EACCES):
+        if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS, errno.EACCES):
             message = _unwritten(error)
     if message and last is not None:
         message = f"cell {last}: {message}" if message != _INTERRUPTED else message

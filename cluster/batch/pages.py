@@ -55,9 +55,9 @@ def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, P
     # nbconvert does not copy the alternative texts of outputs.
     texts = dict(_alternatives(notebook))
     for image in soup.select('img[src^="data:"]'):
-        image["alt"] = texts.get("".join(image["src"].partition(",")[2].split()), image.get("alt", ""))
+        image["alt"] = texts.get("".join(str(image["src"]).partition(",")[2].split()), image.get("alt") or "")
     for link in soup.select("a[href]"):
-        link["href"] = _moved(link["href"], source, target, pages)
+        link["href"] = _moved(str(link["href"]), source, target, pages)
     # nbconvert's own style breaks printed lines within words.
     style = soup.new_tag("style")
     style.string = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"

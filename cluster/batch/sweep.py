@@ -101,9 +101,9 @@ def expand(parameters: dict[Path, dict[str, Any]], swept: dict[str, list] | None
     Returns:
       The runs, notebook by notebook. The last parameter in `swept` changes fastest.
     """
-    runs = []
+    runs, swept = [], swept or {}
     for source, given in parameters.items():
-        names = [name for name in swept or {} if name in given]
+        names = [name for name in swept if name in given]
         for choice in itertools.product(*(swept[name] for name in names)):
             values = dict(zip(names, choice, strict=True))
             labels = [f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))}" for name, value in values.items()]

@@ -17,15 +17,18 @@ def write_outputs(source: Path, executed: nbformat.NotebookNode) -> str:
 
     Args:
       source: path of the notebook.
-      executed: the executed notebook, which has all code cells of `source`.
+      executed: the executed notebook.
 
     Returns:
       The reason why nothing was written, or "".
     """
     notebook = nbformat.read(source, 4)
     ran = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if any(cell.get("id") not in ran for cell in code):
+        return "not written back, because cells changed during the run or have no ids; nbformat.v4.upgrade adds ids"
     count = 0
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+    for cell in code:
         cell.outputs, cell.execution_count = ran[cell.id].outputs, None
         if ran[cell.id].execution_count is not None:
             count += 1

@@ -61,6 +61,22 @@ def test_a_notebook_whose_outputs_name_a_path_of_this_machine_stays_as_it_was(so
     assert write_back.write_outputs(source, executed(source, last=[copy.deepcopy(other)])) == ""
 
 
+@pytest.mark.parametrize("older", [True, False], ids=["no ids", "edited"])
+def test_a_notebook_whose_cells_cannot_be_matched_stays_as_it_was(source, older):
+    made = executed(source)
+    changed = nbformat.read(source, 4)
+    if older:
+        changed.nbformat_minor = 4
+        for cell in changed.cells:
+            del cell["id"]
+    else:
+        changed.cells.append(new_code_cell("3", id="added"))
+    nbformat.write(changed, source)
+    before = source.read_bytes()
+    assert write_back.write_outputs(source, made).startswith("not written back, because cells changed")
+    assert source.read_bytes() == before
+
+
 def test_a_notebook_that_cannot_be_written_is_reported(source, monkeypatch):
     made = executed(source)
 
