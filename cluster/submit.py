@@ -95,7 +95,7 @@ def _positive(text: str) -> int:
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"(?:(\d+):)?(\d+)(?::([0-5]\d))?", text)
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    if not hours + minutes + seconds or (match[1] and minutes > 59) or (match[3] and not match[1]):
+    if not match or not hours + minutes + seconds or (match[1] and minutes > 59) or (match[3] and not match[1]):
         raise argparse.ArgumentTypeError(f"expected H:MM:SS, H:MM or minutes, found {text!r}")
     return 3600 * hours + 60 * minutes + seconds
 

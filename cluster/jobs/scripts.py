@@ -39,7 +39,7 @@ class _CourseTemplate:
 
     def __init__(self) -> None:
         super().__init__()
-        self._template = TemplatedScriptGenerator(self.config, _TEMPLATES / f"{self.name}.mustache")
+        self._template = TemplatedScriptGenerator(psij.JobExecutorConfig(), _TEMPLATES / f"{self.name}.mustache")
 
     def generate_submit_script(self, job: psij.Job, context: dict[str, object], submit_file: IO[str]) -> None:
         """Write the job's script to `submit_file`. PSI/J's `context` is not used, because making it writes files."""
@@ -77,7 +77,7 @@ def script(options: argparse.Namespace, folder: Path) -> str:
     """
     job = _job(options, folder)
     if options.scheduler == "local":
-        return f"{shlex.join([job.spec.executable, *job.spec.arguments])}\n"
+        return f"{shlex.join(_command(options, folder))}\n"
     return _render(_EXECUTORS[options.scheduler](), job)
 
 
@@ -138,7 +138,7 @@ def _submit(scheduler: str, job: psij.Job, folder: Path) -> str:
     path = folder / "job.sh"
     files.write(path, _render(executor, job))
     command = executor.get_submit_command(job, path)
-    said = states.ask(command)
+    said = states.ask(command) or ""
     try:
         return executor.job_id_from_submit_output(said)
     except (IndexError, psij.SubmitException) as error:
@@ -155,7 +155,7 @@ def _submit_local(job: psij.Job, folder: Path) -> str:
     return str(job.native_id)
 
 
-def _render(executor: psij.JobExecutor, job: psij.Job) -> str:
+def _render(executor: _CourseTemplate, job: psij.Job) -> str:
     text = io.StringIO()
     executor.generate_submit_script(job, {}, text)
     return text.getvalue()
@@ -163,7 +163,8 @@ def _render(executor: psij.JobExecutor, job: psij.Job) -> str:
 
 def _values(job: psij.Job) -> dict[str, object]:
     """Return what a template can name: the job, and values that follow from it."""
-    resources, asked = job.spec.resources, job.spec.attributes
+    specification: Any = job.spec  # PSI/J's hints allow all of its parts to be missing
+    resources, asked = specification.resources, specification.attributes
     seconds = int(asked.duration.total_seconds())
     options = dict(asked.custom_attributes)
     chunk = options.pop("select", "")
@@ -180,7 +181,7 @@ def _values(job: psij.Job) -> dict[str, object]:
 
 
 def _job(options: argparse.Namespace, folder: Path) -> psij.Job:
-    """Return the PSI/J job: one process on the first node, which is the wrapper with the command that starts the ranks.
+    """Return the PSI/J job: one process on the first node, which starts the ranks itself.
 
     PSI/J's own launchers know neither ranks per node nor the binding of ranks to cores. cluster/launcher.py does.
     """
@@ -188,6 +189,28 @@ def _job(options: argparse.Namespace, folder: Path) -> psij.Job:
         raise JobError(
             f"{folder} or {ROOT} has a space in its name, which job scripts cannot express. Use other folders"
         )
+    program, *arguments = _command(options, folder)
+    resources = psij.ResourceSpecV1(
+        node_count=options.nodes,
+        processes_per_node=options.ranks_per_node,
+        cpu_cores_per_process=options.threads,
+        exclusive_node_use=options.exclusive,
+    )
+    specification = psij.JobSpec(
+        name=f"bnn-{options.what}",
+        executable=program,
+        arguments=arguments,
+        directory=ROOT,
+        stderr_path=folder / "launch.txt",
+        # With resources, PSI/J's local executor would leave a file with the names of hosts behind.
+        resources=None if options.scheduler == "local" else resources,
+        attributes=attributes.checked(options),
+    )
+    return psij.Job(specification)
+
+
+def _command(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the words of the wrapper on the first node, with the command that it runs."""
     ranks = options.nodes * options.ranks_per_node
     python = [sys.executable, "-m"]
     if options.what == "train":
@@ -201,20 +224,5 @@ def _job(options: argparse.Namespace, folder: Path) -> psij.Job:
         variables = [*(f"{key}={value}" for key, value in carried.items()), *variables]
     limit = options.time if options.scheduler == "local" else 0
     stop = options.time - min(AHEAD, options.time // 4) if options.what == "train" else 0
-    resources = psij.ResourceSpecV1(
-        node_count=options.nodes,
-        processes_per_node=options.ranks_per_node,
-        cpu_cores_per_process=options.threads,
-        exclusive_node_use=options.exclusive,
-    )
-    specification = psij.JobSpec(
-        name=f"bnn-{options.what}",
-        executable="/usr/bin/env",
-        arguments=[*variables, *python, "cluster.jobs.wrapper", str(folder), str(limit), str(stop), *words],
-        directory=ROOT,
-        stderr_path=folder / "launch.txt",
-        # With resources, PSI/J's local executor would leave a file with the names of hosts behind.
-        resources=None if options.scheduler == "local" else resources,
-        attributes=attributes.checked(options),
-    )
-    return psij.Job(specification)
+    wrapper = [*python, "cluster.jobs.wrapper", str(folder), str(limit), str(stop)]
+    return ["/usr/bin/env", *variables, *wrapper, *words]

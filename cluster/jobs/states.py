@@ -95,10 +95,10 @@ def find(number: str) -> tuple[dict[str, Any], Path]:
     Raises:
       JobError: No such job was submitted from here, or a record is damaged.
     """
-    known = {}
+    known: dict[str, list[tuple[float, dict[str, Any], Path]]] = {}
     for path in FOLDER.glob("*/job.json"):
-        record = _read(path)
-        known.setdefault(record["id"], []).append((record["submitted"], record, path.parent))
+        if record := _read(path):
+            known.setdefault(record["id"], []).append((record["submitted"], record, path.parent))
     if number not in known:
         names = ", ".join(sorted(known)) or "none"
         raise JobError(f"No job {number} was submitted from here. Those in {FOLDER}: {names}")
@@ -122,7 +122,7 @@ def state(record: dict[str, Any], folder: Path) -> State:
         return said
     limit = f"its limit of {record['seconds']} seconds"
     cancelled = (folder / "cancelled").exists()
-    if ended:
+    if began and ended:
         lasted = ended["time"] - began["time"]
         if ended["over"] or (ended["signal"] and not cancelled and lasted > record["seconds"] - _SLACK):
             return State(OVER, f"after {lasted:.0f} seconds, {limit}" if not ended["over"] else limit)
