@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0 if all notebooks ran to their end, 1 if some did not, 2 if nothing could be run.
     """
-    options = _parse(arguments)
+    options = parse(arguments)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     profile = options.profile or ("full" if options.in_place else "quick")
     try:
@@ -98,7 +98,7 @@ def select(paths: Sequence[Path] = (), only: Sequence[str] | None = None, soluti
     return [path for path in found if not only or path.name.startswith(tuple(only))]
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m cluster.run_notebooks", description=__doc__)
     add = parser.add_argument

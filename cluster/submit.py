@@ -136,7 +136,7 @@ def _check(words: Sequence[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            run_notebooks._parse(words)
+            run_notebooks.parse(words)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
