@@ -128,7 +128,8 @@ def test_jupyterlab_asks_for_its_token(tmp_path):
     lab = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
     try:
         until = time.monotonic() + 90
-        while not list(tmp_path.glob("jpserver-*.json")):
+        # The server writes its file before it listens.
+        while not (list(tmp_path.glob("jpserver-*.json")) and listening(lab.pid)[0]):
             assert lab.poll() is None and time.monotonic() < until, lab.communicate(timeout=10)
             time.sleep(0.2)
         (file,) = tmp_path.glob("jpserver-*.json")

@@ -44,7 +44,7 @@ USERS = {"first": 61001, "second": 61002} if os.geteuid() == 0 else {"first": No
 LAST = """import json, os, shutil, sys
 ranks = engines.start(2)
 print(json.dumps({"ids": ranks.client.ids, "pids": ranks.apply_sync(os.getpid), "mpiexec": shutil.which("mpiexec"),
-                  "folder": str(engines._current.folder), "python": sys.executable}))"""
+                  "folder": str(ranks.engine_set.folder), "python": sys.executable}))"""
 
 
 def opened(folder, paths):
