@@ -34,7 +34,7 @@ def processor() -> str:
 def device_lines() -> list[str]:
     """Return a line for the processor and one for each GPU that TensorFlow sees in this process, with its driver."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    tf = sys.modules.get("tensorflow")  # If it has not been imported, it has not computed anything.
+    tf: Any = sys.modules.get("tensorflow")  # If it has not been imported, it has not computed anything.
     threads = (tf and tf.config.threading.get_intra_op_parallelism_threads()) or cores
     lines = [f"{processor()}, {threads} of {cores} threads"]
     for gpu in tf.config.get_visible_devices("GPU") if tf else ():

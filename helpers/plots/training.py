@@ -15,7 +15,7 @@ def learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, float]]],
     keys: Sequence[str] = ("loss", "accuracy"),
     axes: Sequence[Axes] | None = None,
-) -> Sequence[Axes]:
+) -> np.ndarray:
     """Draw a panel for each key and a line for each history.
 
     Args:
@@ -26,14 +26,14 @@ def learning_curves(
     Returns:
       One Axes for each key.
     """
-    axes = np.ravel(plt.subplots(1, len(keys))[1] if axes is None else axes)
-    for ax, key in zip(axes, keys, strict=True):
+    panels = np.ravel(plt.subplots(1, len(keys))[1] if axes is None else axes)
+    for ax, key in zip(panels, keys, strict=True):
         for name, epochs in histories.items():
             ax.plot([e["epoch"] for e in epochs], [e[key] for e in epochs], marker=".", label=name)
         ax.set(xlabel="epoch", ylabel=key.replace("_", " "))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend()
-    return axes
+    panels[0].legend()
+    return panels
 
 
 def weight_posteriors(

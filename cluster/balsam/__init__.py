@@ -1,0 +1,1 @@
+"""Run the course's commands as jobs of Balsam."""

@@ -1,0 +1,90 @@
+"""The rules of the layout that no linter checks: light imports, small files and folders, and type hints."""
+
+import ast
+import resource
+import subprocess
+import sys
+
+from helpers import ROOT
+
+import pytest
+
+FILES = sorted(path for room in ("helpers", "cluster") for path in (ROOT / room).rglob("*.py"))
+# ipcluster and Jupyter read these folders' files, which are no modules; apps.py runs in Balsam's environment.
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__").removesuffix(".__main__")
+    for path in FILES
+    if path.parent.name not in ("profile_mpi", "setup") and path.name != "apps.py"
+]
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_helpers_imports_a_few_modules_of_the_standard_library():
+    done = run("import sys; before = set(sys.modules); import helpers; print(*set(sys.modules) - before)")
+    assert done.returncode == 0 and done.stderr == ""
+    new = done.stdout.split()
+    assert {name.partition(".")[0] for name in new} - set(sys.stdlib_module_names) == {"helpers"}
+    assert len(new) < 60
+
+
+def test_importing_helpers_takes_less_than_a_tenth_of_a_second():
+    """Processor time, and the least of several: other processes on the machine can only add to it."""
+
+    def least(code):
+        seconds = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            assert run(code).returncode == 0
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(seconds)
+
+    assert least("import helpers") - least("pass") < 0.1
+
+
+# Each module of helpers that meets TensorFlow needs some seconds.
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(m, marks=pytest.mark.slow if m.startswith("helpers.") else ()) for m in sorted(set(MODULES))],
+)
+def test_a_module_can_be_imported_first_and_says_nothing(module):
+    done = run(f"import {module}, sys; sys.exit('{module}'.startswith('cluster') and 'tensorflow' in sys.modules)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_fewer_than_250_lines(path):
+    assert len(path.read_text().splitlines()) < 250
+
+
+def test_a_folder_of_helpers_has_at_most_16_files():
+    for folder in {path.parent for path in FILES if path.is_relative_to(ROOT / "helpers")}:
+        files = [path.name for path in folder.iterdir() if path.is_file()]
+        assert len(files) <= 16, f"{folder.relative_to(ROOT)}: {sorted(files)}"
+
+
+def public_functions(body, prefix=""):
+    """Yield (name, node) for functions and methods that a reader may call. Nested functions are private."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_") or node.name in ("__init__", "__call__"):
+                yield prefix + node.name, node
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_functions_have_type_hints(path):
+    lacking = []
+    for name, node in public_functions(ast.parse(path.read_text()).body):
+        given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        first = (
+            given[:1] if "." in name and not any(ast.unparse(d) == "staticmethod" for d in node.decorator_list) else []
+        )
+        given = [a for a in given + [node.args.vararg, node.args.kwarg] if a and a not in first]
+        if not node.returns and not name.endswith("__init__") or not all(a.annotation for a in given):
+            lacking.append(name)
+    assert not lacking
