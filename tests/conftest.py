@@ -11,31 +11,29 @@ os.environ.pop("BNN_DATA_DIR", None)
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Mark each test with its folder, and put the tests into the order in which `make test` starts them.
+    """Mark each test with its folder, and put the tests into the order in which two workers of `make test` take them.
 
-    `pytest -m ranks` and `pytest tests/ranks` run the same tests. Two workers of pytest-xdist take the tests from the
-    front of the list. Tests of services wait most of their time, so they come first and run beside the notebooks.
-    The many short unit tests then keep both workers busy until what needs the whole machine is left, which one worker
-    runs after all else.
+    `pytest -m ranks` and `pytest tests/ranks` run the same tests. The group "ranks" has all tests that start MPI ranks,
+    also those of other folders. It comes first, and one worker runs it from start to end, because two sets of ranks on
+    the same cores would wait for each other. Meanwhile the other worker runs what takes long: tests of services, which
+    keep one worker for each module, and notebooks. The many short unit tests at the end keep both workers busy.
     """
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
         item.add_marker(room)
         if "CIFAR10_BNN" in item.name:  # the largest model
             item.add_marker("slow")
-        if room in ("ranks", "bench"):
-            item.add_marker("alone")
-        if item.get_closest_marker("alone"):
-            item.add_marker(pytest.mark.xdist_group("alone"))
-        elif room == "services":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if room in ("ranks", "services") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("ranks" if room == "ranks" else item.path.stem))
     items.sort(key=_turn)
 
 
 def _turn(item):
-    """The place of a test among all others; tests of one place keep their order."""
-    marks = {mark.name for mark in item.iter_markers()}
-    return "alone" in marks, "services" not in marks, "notebooks" not in marks, "slow" not in marks
+    """The place of a test in that order; tests of one place keep their own."""
+    group = item.get_closest_marker("xdist_group")
+    first = [group is not None and group.args == ("ranks",)]
+    first += [item.get_closest_marker(name) is not None for name in ("services", "notebooks", "bench", "slow")]
+    return [not each for each in first]
 
 
 @pytest.fixture

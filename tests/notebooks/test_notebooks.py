@@ -95,13 +95,10 @@ def test_the_readme_names_every_notebook_and_its_links_lead_somewhere():
 
 
 def quick(path):
-    """The test case of one notebook. A solution follows its chapter, because some load the chapter's models.
-
-    Notebooks with MPI ranks keep every core busy, so they do not run beside another one.
-    """
+    """Return the test case of a notebook. One worker runs a chapter and then its solutions, which load its models."""
     ranks = "engines.skip_rest_if_missing" in path.read_text()
-    mark = pytest.mark.alone if ranks else pytest.mark.xdist_group(f"notebook-{path.stem[:2]}")
-    return pytest.param(path, id=path.stem, marks=mark)
+    group = pytest.mark.xdist_group("ranks" if ranks else f"notebook-{path.stem[:2]}")
+    return pytest.param(path, id=path.stem, marks=group)
 
 
 @pytest.fixture(scope="session")
