@@ -18,7 +18,6 @@ from tests.support import balsam_server, fake_launchers
 from tests.support.processes import assert_gone, children
 
 LACKING = balsam_server.missing() or " ".join(engines.missing())
-pytestmark = pytest.mark.xdist_group("ranks")
 real = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 SMALL = ["--models", "CNN_FC", "--rounds", "2", "--steps", "1", "--settings-nodes", "0"]
 

@@ -21,7 +21,6 @@ from tests.support.notebooks import notebook, text_of
 LACKING = slurm_machine.missing() or " ".join(engines.missing())
 pytestmark = [
     pytest.mark.timeout(170),
-    pytest.mark.xdist_group("ranks"),
     pytest.mark.skipif(bool(LACKING), reason=LACKING),
 ]
 IN_VENV = os.path.exists(f"{sys.prefix}/bin/activate")
