@@ -39,12 +39,11 @@ check: setup  ## check the style of code and notebooks, then run the quick tests
 	$(IN_VENV) ruff check .
 	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
 
-# Ranks and services need the whole machine, so their tests do not run beside others.
-test: setup  ## check the style, then run all tests; durations land in build/*tests.xml
+# Two workers take the tests in the order that tests/conftest.py gives them.
+test: setup  ## check the style, then run all tests; durations land in build/tests.xml
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
-	$(IN_VENV) $(PARALLEL) --junit-xml=build/unit-tests.xml tests/unit
-	$(IN_VENV) python -m pytest --junit-xml=build/tests.xml --ignore=tests/unit
+	$(IN_VENV) python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --junit-xml=build/tests.xml
 
 bench: setup  ## measure training, inference and all-reduce against TFP and the twins
 	$(IN_VENV) python -m tests.bench

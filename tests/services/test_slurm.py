@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.timeout(170),
     pytest.mark.skipif(bool(LACKING), reason=LACKING),
 ]
+IN_VENV = os.path.exists(f"{sys.prefix}/bin/activate")
+needs_venv = pytest.mark.skipif(not IN_VENV, reason="this Python is in no virtual environment")
 LAYOUT = ["--partition=debug", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]  # for scripts of sites
 SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(300)"
 PLACES = (
@@ -34,7 +36,7 @@ PLACES = (
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     """The environment of a running Slurm with two nodes; nothing of it is left afterwards."""
-    with slurm_machine.slurm(nodes=2) as environment:
+    with slurm_machine.slurm(nodes=2, processors=4) as environment:
         yield {
             **environment,
             "PYTHONPATH": str(ROOT),
@@ -45,19 +47,44 @@ def machine(tmp_path_factory):
         }
 
 
-@pytest.fixture(scope="module")
-def too_long(machine, tmp_path_factory):
-    """The number of a job that lasts longer than it may; submitted before the others, as no limit is under a minute."""
-    folder = tmp_path_factory.mktemp("long")
-    path = notebook(folder, "01_long.ipynb", wait=SLEEP)
-    done = submit(machine, "notebooks", "--ranks-per-node", 1, "--time", 1, "--", path, "--output", folder)
-    assert done.returncode == 0, done.stderr
-    return number(done)
+@pytest.fixture(scope="module", autouse=True)
+def waiting(machine, tmp_path_factory):
+    """Jobs that wait for a time limit, as their processes by name; all begin before the first test.
+
+    Slurm allows no limit under a minute, and looks for jobs near their limits every 30 seconds. So the other tests run
+    while these jobs wait. They take two of each node's processors, and the other tests the third.
+    """
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("too_long", "told", "saved")}
+    path = notebook(folders["too_long"], "01_long.ipynb", wait=SLEEP)
+    request = ["--ranks-per-node", 1, "--time", 1, "--", path, "--output", folders["too_long"]]
+    jobs = {"too_long": start(machine, "notebooks", *request)}
+    if IN_VENV:
+        # 20 to 50 seconds after its start, and 40 to 70: by then the ranks are there.
+        told = by_hand(machine, folders["told"], STOPPED, "--time=2", "--signal=B:USR1@100")
+        flags = ["--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={folders['saved']}/out"]
+        offline = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(folders["saved"] / "none")}
+        saved = by_hand(offline, folders["saved"], None, "--time=2", "--signal=B:USR1@80", flags=flags)
+        jobs |= {"told": told, "saved": saved}
+    yield {name: (job, folders[name]) for name, job in jobs.items()}
+    for job in jobs.values():
+        job.kill()
+        job.communicate()
+
+
+def start(machine, *arguments):
+    """Start `cluster.submit`; returns its process."""
+    words = [sys.executable, "-m", "cluster.submit", *map(str, arguments)]
+    return subprocess.Popen(words, cwd=ROOT, env=machine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """The completed process, once it has ended."""
+    out, errors = process.communicate(timeout=150)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 def submit(machine, *arguments):
-    words = [sys.executable, "-m", "cluster.submit", *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, env=machine, capture_output=True, text=True, timeout=150)
+    return ended(start(machine, *arguments))
 
 
 def number(done):
@@ -74,7 +101,7 @@ def shown(machine, done):
     return subprocess.run(words, env=machine, capture_output=True, text=True, timeout=30).stdout
 
 
-def test_a_notebook_goes_to_both_nodes_and_comes_back_executed(machine, too_long, tmp_path):
+def test_a_notebook_goes_to_both_nodes_and_comes_back_executed(machine, tmp_path):
     path = notebook(
         tmp_path,
         "01_ranks.ipynb",
@@ -104,51 +131,47 @@ def test_the_training_command_trains_on_both_nodes(machine, tmp_path):
     assert json.loads((tmp_path / "CNN_FC" / "summary.json").read_text())["world_size"] == 2
 
 
-def by_hand(machine, folder, program, *options):
-    """Submit the training script with `program` in the command's place; returns how sbatch ended, and the output."""
-    if not os.path.exists(f"{sys.prefix}/bin/activate"):
-        pytest.skip("this Python is in no virtual environment")
-    (folder / ".venv").symlink_to(sys.prefix)
-    (folder / "cluster").symlink_to(ROOT / "cluster")
-    (folder / "rank.py").write_text(program)
-    # The job that lasts too long is on these nodes too.
-    edits = [NAMED, ("#SBATCH --exclusive\n", ""), ("-m helpers.train", "rank.py")]
+def by_hand(machine, folder, program, *options, flags=("--seed=3",)):
+    """Submit the training script, with `program` in the command's place unless it is None; returns sbatch's process."""
+    for name, place in {".venv": sys.prefix, "cluster": ROOT / "cluster", "helpers": ROOT / "helpers"}.items():
+        (folder / name).symlink_to(place)
+    # The jobs that wait are on these nodes too.
+    edits = [NAMED, ("#SBATCH --exclusive\n", "")]
+    if program:
+        (folder / "rank.py").write_text(program)
+        edits.append(("-m helpers.train", "rank.py"))
     path = shortened(folder, "slurm", "train.sh", *edits)
-    words = ["sbatch", "--wait", *LAYOUT, "--output=said.txt", *options, path, "--seed=3"]
-    done = subprocess.run(words, cwd=folder, env=machine, capture_output=True, text=True, timeout=150)
-    return done, (folder / "said.txt").read_text()
+    words = ["sbatch", "--wait", "--parsable", *LAYOUT, "--output=said.txt", *options, path, *flags]
+    return subprocess.Popen(words, cwd=folder, env=machine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@needs_venv
 def test_the_script_for_submission_by_hand_starts_its_ranks_on_both_nodes(machine, tmp_path):
-    done, said = by_hand(machine, tmp_path, RANK, "--time=5")
+    done = ended(by_hand(machine, tmp_path, RANK, "--time=5"))
+    said = (tmp_path / "said.txt").read_text()
     assert done.returncode == 0, done.stderr + said
     flags = ["--flagfile=cluster/flags/mnist_bnn.cfg", "--scale_learning_rate=sqrt", "--num_intra=1", "--resume"]
     assert said.count(f"2 1 {[*flags, '--seed=3']}\n") == 2
 
 
-def test_before_the_limit_slurm_tells_every_rank_of_that_script(machine, tmp_path):
-    done, said = by_hand(machine, tmp_path, STOPPED, "--time=2", "--signal=B:USR1@110")
+@needs_venv
+def test_before_the_limit_slurm_tells_every_rank_of_that_script(waiting):
+    job, folder = waiting["told"]
+    done, said = ended(job), (folder / "said.txt").read_text()
     assert said.count("told True") == 2, said
     assert done.returncode == os.EX_TEMPFAIL
 
 
-@pytest.mark.skipif(not os.path.exists(f"{sys.prefix}/bin/activate"), reason="this Python is in no virtual environment")
-def test_slurm_s_signal_ahead_of_the_limit_saves_a_checkpoint(machine, tmp_path):
-    """With the script for submission by hand. Slurm looks every 30 seconds: 60 to 90 after the job's start."""
-    for name, place in {".venv": sys.prefix, "cluster": ROOT / "cluster", "helpers": ROOT / "helpers"}.items():
-        (tmp_path / name).symlink_to(place)
-    edits = [NAMED, ("#SBATCH --exclusive\n", ""), ("B:USR1@120", "B:USR1@30")]
-    path = shortened(tmp_path, "slurm", "train.sh", *edits)
-    words = ["sbatch", "--wait", "--parsable", *LAYOUT, "--time=2", "--output=said.txt"]
-    flags = [path, "--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={tmp_path}/out"]
-    environment = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path / "none")}
-    done = subprocess.run([*words, *flags], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=160)
-    said = (tmp_path / "said.txt").read_text()
-    assert done.returncode == 75, done.stderr + said
-    job = subprocess.run(["scontrol", "show", "job", done.stdout.strip()], env=machine, capture_output=True, text=True)
-    assert "JobState=FAILED" in job.stdout and "ExitCode=75:0" in job.stdout
+@needs_venv
+def test_slurm_s_signal_ahead_of_the_limit_saves_a_checkpoint(machine, waiting):
+    job, folder = waiting["saved"]
+    done, said = ended(job), (folder / "said.txt").read_text()
+    assert done.returncode == os.EX_TEMPFAIL, done.stderr + said
+    words = ["scontrol", "show", "job", done.stdout.strip()]
+    job = subprocess.run(words, env=machine, capture_output=True, text=True, timeout=30).stdout
+    assert "JobState=FAILED" in job and "ExitCode=75:0" in job
     (step,) = re.findall(r"helpers.train: told to stop, at step (\d+): its checkpoint is saved", said)
-    assert (tmp_path / "out" / "CNN_FC" / "checkpoints" / f"step-{step}.index").exists()
+    assert (folder / "out" / "CNN_FC" / "checkpoints" / f"step-{step}.index").exists()
 
 
 def test_srun_takes_the_launcher_s_options_and_fills_the_allocation(machine, tmp_path):
@@ -199,12 +222,15 @@ def test_what_slurm_refuses_is_told_and_leaves_no_folder(machine, tmp_path):
     assert os.listdir(machine["BNN_JOBS_DIR"]) == before
 
 
-def test_a_job_over_its_time_is_reported_as_that(machine, too_long):
+def test_a_job_over_its_time_is_reported_as_that(machine, waiting):
+    job, _ = waiting["too_long"]
+    submitted = ended(job)
+    assert submitted.returncode == 0, submitted.stderr
     until = time.monotonic() + 130
-    done = submit(machine, "status", too_long)
+    done = submit(machine, "status", number(submitted))
     while done.returncode == 0 and time.monotonic() < until:
         time.sleep(2)
-        done = submit(machine, "status", too_long)
+        done = submit(machine, "status", number(submitted))
     assert done.returncode == 1, done.stdout
     assert ": ran out of time (Slurm says TIMEOUT, TimeLimit)" in done.stdout
     assert submit(machine, "status", 999).returncode == 2

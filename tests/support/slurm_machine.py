@@ -63,12 +63,14 @@ def _path():
 
 
 @contextlib.contextmanager
-def slurm(nodes=1, pretended=""):
-    """A running Slurm of `nodes` nodes of this machine's cores; yields the environment that its commands need.
+def slurm(nodes=1, pretended="", processors=None):
+    """Start a Slurm of this machine alone, and yield the environment that its commands need.
 
     Args:
-      nodes: how many.
-      pretended: what the nodes say they have instead, in the words of slurm.conf; jobs can then be checked, not run.
+      nodes: how many nodes there are.
+      pretended: what the nodes claim to have, in the words of slurm.conf; jobs can then be checked, not run.
+      processors: how many processors each node claims to have, or None for those of this machine. Slurm binds no job to
+        a processor here, so jobs run even where there are fewer.
 
     Raises:
       RuntimeError: it did not come up in time; with the end of its logs.
@@ -77,7 +79,7 @@ def slurm(nodes=1, pretended=""):
     daemons = []
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     try:
-        _write(folder, nodes, pretended)
+        _write(folder, nodes, pretended, processors)
         _munge(folder, daemons)
 
         daemons.append(_start(folder, environment, "slurmctld", "-D"))
@@ -95,14 +97,16 @@ def _start(folder, environment, name, *words):
         return subprocess.Popen([program, *words], env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
-def _write(folder, nodes, pretended):
-    """The configuration, in `folder`."""
+def _write(folder, nodes, pretended="", processors=None):
+    """Write the configuration into `folder`."""
     for name in ["state", *(f"spool-node{number}" for number in range(nodes))]:
         (folder / name).mkdir(mode=0o755)
     ports = free_ports(1 + nodes)
     text = _CONFIG.format(folder=folder, ports=ports, host=socket.gethostname().split(".")[0])
+    if pretended or processors:
+        text += "SlurmdParameters=config_overrides\n"
     if pretended:
-        text += "SlurmdParameters=config_overrides\nGresTypes=gpu\n"
+        text += "GresTypes=gpu\n"
         for number in range(4):
             (folder / f"gpu{number}").touch()
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-3]\n")
@@ -110,7 +114,7 @@ def _write(folder, nodes, pretended):
     for number in range(nodes):
         text += (
             f"NodeName=node{number} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={ports[1 + number]} "
-            f"{pretended or f'CPUs={os.cpu_count()}'} RealMemory={memory}\n"
+            f"{pretended or f'CPUs={processors or os.cpu_count()}'} RealMemory={memory}\n"
         )
     (folder / "slurm.conf").write_text(text)
 
