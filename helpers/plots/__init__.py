@@ -4,11 +4,12 @@ Each function draws into the axes that it is given, or into new ones, and return
 from them and ends with `show(fig, alt)`. Colours, fonts and sizes are in course.mplstyle, which `use_style` applies.
 """
 
-from helpers.plots.display import show, table, use_style
+from helpers.plots.display import GREY, show, table, use_style
 from helpers.plots.predictions import accuracy_vs_retained, entropy_histograms, images, predictive_density, reliability
 from helpers.plots.training import learning_curves, speedup, weight_posteriors
 
 __all__ = [
+    "GREY",
     "accuracy_vs_retained",
     "entropy_histograms",
     "images",
