@@ -139,7 +139,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.stdout.reconfigure(line_buffering=True)  # a job's output file then shows each notebook when it ends
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a job's output file then shows each notebook when it ends
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -52,7 +52,9 @@ def launches(options: argparse.Namespace) -> list[tuple[int, list[str], dict[str
     common = ["--models", *options.models, f"--batch_size={options.batch_size}", f"--rounds={options.rounds}"]
     common += [f"--steps={options.steps}", f"--output={options.output}"]
     sizes = ["--sizes", *map(str, SIZES)]
-    study = [(ranks, [*common, f"--global_batch={options.global_batch}", *sizes], {}) for ranks in options.ranks]
+    study: list[tuple[int, list[str], dict[str, str]]] = [
+        (ranks, [*common, f"--global_batch={options.global_batch}", *sizes], {}) for ranks in options.ranks
+    ]
     for setting, (words, environment) in SETTINGS.items() if options.settings_at else ():
         study.append((options.settings_at, [*common, f"--setting={setting}", *words], environment))
     return study

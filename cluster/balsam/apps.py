@@ -74,7 +74,8 @@ def main() -> None:
     name = question.pop("site")
     if name not in sites:
         sys.exit(f"Balsam knows no site {name!r} of yours; it knows {', '.join(sorted(sites)) or 'none'} (--site)")
-    answer = {"register": register, "report": report}[question.pop("ask")](sites[name], **question)
+    answer_to = register if question.pop("ask") == "register" else report
+    answer = answer_to(sites[name], **question)
     json.dump(answer, sys.stdout)
 
 

@@ -61,7 +61,7 @@ def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, P
     # nbconvert's own style breaks printed lines within words.
     style = soup.new_tag("style")
     style.string = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
-    soup.head.append(style)
+    soup.find("head").append(style)  # type: ignore[union-attr]  # nbconvert's pages have one
     return str(soup)
 
 

@@ -54,8 +54,8 @@ class EngineSet:
 
     n: int
     folder: Path
-    cluster: "ipyparallel.Cluster | None" = None
-    client: "ipyparallel.Client | None" = None
+    cluster: Any = None  # ipyparallel.Cluster
+    client: Any = None  # ipyparallel.Client
     failure: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)

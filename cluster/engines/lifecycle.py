@@ -57,8 +57,9 @@ def skip_rest_if_missing() -> None:
     absent = missing()
     if absent:
         print("This notebook needs MPI ranks and Horovod. The cells below do nothing.", *absent, sep="\n")
-        # get_ipython is a builtin of every notebook.
-        get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])  # noqa: F821
+        from IPython import get_ipython
+
+        get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\n"])
 
 
 def start(n: int | None = None, timeout: float = 60, profile_dir: Path | str = PROFILE) -> "EngineView":
@@ -123,12 +124,12 @@ def _private_profile(profile_dir: Path) -> Path:
     configs = sorted(profile_dir.glob("*_config.py"))
     if not configs:
         raise EngineError(f"{profile_dir} is no IPython profile: expected ipcluster_config.py in it")
-    base = os.environ.get("BNN_RUNTIME_DIR")
+    base: str | Path | None = os.environ.get("BNN_RUNTIME_DIR")
     try:
         if not base and launcher.spans_hosts():
             # Engines on other hosts have to read the folder too.
             base = ROOT / "build"
-            base.mkdir(exist_ok=True)
+            (ROOT / "build").mkdir(exist_ok=True)
         elif not base and os.access(os.environ.get("XDG_RUNTIME_DIR", ""), os.W_OK):
             base = os.environ["XDG_RUNTIME_DIR"]
         folder = Path(tempfile.mkdtemp(prefix=supervise.PREFIX, dir=base))

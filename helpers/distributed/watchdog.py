@@ -128,7 +128,7 @@ def _leave(status: int) -> NoReturn:
     for name, module in list(sys.modules.items()):
         if name.startswith("__autograph_generated_file"):  # TensorFlow's, in the folder for temporary files
             with contextlib.suppress(OSError):
-                os.unlink(module.__file__)
+                os.unlink(str(module.__file__))
     os._exit(status)
 
 

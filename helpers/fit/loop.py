@@ -100,7 +100,7 @@ def fit(
 
                 epoch_ended, ended = step % per_epoch == 0, step == last_step
                 saving = checkpoints.kept and (step % checkpoint_every == 0 or ended or stopped)
-                calling = run.callback and (step % callback_every == 0 or ended)
+                calling = run.callback is not None and (step % callback_every == 0 or ended)
                 means = state.means() if calling else {}
                 if epoch_ended or ended or saving:
                     state.average(world)
@@ -114,7 +114,7 @@ def fit(
                     state.epoch.assign(step // per_epoch)
                     state.examples.assign(step % per_epoch * batch_size * world.size)
                     checkpoints.save(step, history)
-                if calling:
+                if run.callback and calling:
                     run.callback(step, model, means)
                 if stopped:
                     raise watchdog.Stopped(f"told to stop, at step {step}: {RESUMABLE if saving else NOTHING}.")

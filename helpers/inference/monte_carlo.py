@@ -10,6 +10,7 @@ inputs are not those of one network.
 """
 
 import math
+from typing import Any
 
 from helpers import data
 from helpers.distributed import ALONE, World
@@ -46,8 +47,9 @@ def predict(
     Raises:
       ValueError, TypeError, distributed.RankFailure: as `sample_outputs` does.
     """
-    options = {"seed": seed, "world": world, "budget_mb": budget_mb, "progress": progress}
-    logits = sample_outputs(model, x, num_draws, **options)
+    logits = sample_outputs(
+        model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress
+    )
     # In place, because the result may take much memory.
     logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)
@@ -90,7 +92,8 @@ def sample_outputs(
       TypeError: the model's output is not one tensor.
       distributed.RankFailure: another rank has failed.
     """
-    failure = outputs = None
+    failure: Exception | None = None
+    outputs = np.empty(0)
     try:
         outputs = _outputs_of_rank(model, np.asarray(x), num_draws, seed, int(budget_mb * MB), world, progress)
     except Exception as error:
@@ -109,7 +112,7 @@ def _outputs_of_rank(
     num_draws = num_draws if networks.weight_bytes else 1
     begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
     at_once, rows, block = _chunks(networks, len(x), end - begin, budget)
-    outputs = None
+    outputs: Any = None
     with bar(total=(end - begin) * len(x), desc="forward passes", disable=not progress) as ticker:
         # A rank without a draw computes one output, but keeps only its shape.
         for first in range(begin, max(end, begin + 1), at_once):

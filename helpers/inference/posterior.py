@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
+from tensorflow_probability import distributions as tfd
 
-tfd = tfp.distributions
 
 
 # What has a posterior

@@ -13,6 +13,9 @@ Each class takes the arguments of the tfp.layers class that it extends, and has 
   deviations from `INITIAL_SCALE`. In TFP every layer starts from the same stream of numbers, whatever its fan-in.
 """
 
+# The classes of tfp.layers have no type hints, so the checker does not know what `_OwnNoise` finds in them.
+# mypy: disable-error-code="attr-defined, misc, call-arg"
+
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +25,8 @@ from helpers.layers import flipout, noise
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
+from tensorflow_probability import distributions as tfd
 
-tfd = tfp.distributions
 INITIAL_SCALE = 0.01
 
 

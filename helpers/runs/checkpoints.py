@@ -29,7 +29,7 @@ def saved(folder: Path | str) -> list[str]:
         state = tf.train.get_checkpoint_state(str(folder))
         names = [Path(path).name for path in state.all_model_checkpoint_paths] if state else []
     if sorted(names) != sorted(times):
-        names = sorted(times, key=times.get)
+        names = sorted(times, key=times.__getitem__)
     return [str(folder / name) for name in names]
 
 

@@ -46,7 +46,7 @@ def choose_model(flags: FlagValues) -> tuple[str, str]:
     return name, flags.dataset or models.record(name).dataset
 
 
-def choose_threads(flags: FlagValues) -> list[int | None]:
+def choose_threads(flags: FlagValues) -> tuple[int | None, int | None]:
     """Return the threads within one operation and the operations at a time, for `distributed.init`.
 
     Set the variables of Intel's OpenMP, too.
@@ -55,7 +55,7 @@ def choose_threads(flags: FlagValues) -> list[int | None]:
         if flags[name].value is not None:
             os.environ[name.upper()] = str(flags[name].value)
     cores = len(psutil.Process().cpu_affinity())
-    return [min(number, cores) or None for number in (flags.num_intra, flags.num_inter)]
+    return min(flags.num_intra, cores) or None, min(flags.num_inter, cores) or None
 
 
 def data_folder(path: str | None, name: str) -> Path | None:
@@ -157,12 +157,12 @@ def build_model(flags: FlagValues, name: str, dataset: Dataset) -> keras.Model:
     Raises:
       ValueError: the model is not Bayesian, or the folder holds no run of its twin.
     """
-    shape = dataset.input_shape, dataset.num_classes
-    model = models.build(name, *shape, seed=flags.seed, mixed_precision=flags.mixed_precision)
+    shape, classes = dataset.input_shape, dataset.num_classes
+    model = models.build(name, shape, classes, seed=flags.seed, mixed_precision=flags.mixed_precision)
     if flags.init_from:
         if not is_bayesian(model):
             raise ValueError(f"--init_from starts a BNN from its twin, and {name} is not Bayesian")
-        twin = models.build(models.twin(name), *shape)
+        twin = models.build(models.twin(name), shape, classes)
         restore_model(twin, flags.init_from)
         start_from_twin(model, twin, flags.prior_scale, flags.delta)
     return model

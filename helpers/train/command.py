@@ -34,7 +34,8 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
       stack: rank 0 holds the run's folder on it.
       run_class: makes the `Run`; elastic training has its own.
     """
-    world = init(*choices.choose_threads(flags), half_precision=flags.compression)
+    threads, inter_threads = choices.choose_threads(flags)
+    world = init(threads, inter_threads, half_precision=flags.compression)
     # TensorFlow generates modules in the folder for temporary files, and would leave their bytecode there.
     sys.dont_write_bytecode = True
     began = psutil.Process().create_time()

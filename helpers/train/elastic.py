@@ -33,7 +33,7 @@ class ElasticRun(Run):
     def open(self, checkpoint: tf.train.Checkpoint, settings: dict) -> Checkpoints:
         """Open the folder as `Run.open` does."""
         checkpoints = super().open(checkpoint, settings)
-        checkpoints.between_steps = self.take_up
+        checkpoints.between_steps = self.take_up  # type: ignore[method-assign]
         return checkpoints
 
 
