@@ -157,5 +157,5 @@ def content_sha256(arrays: Iterable[np.ndarray]) -> str:
     """Return the SHA-256 over the values of arrays, one byte each in C order, however a file packs them."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype=np.uint8))
+        digest.update(np.ascontiguousarray(array, dtype=np.uint8).data)
     return digest.hexdigest()

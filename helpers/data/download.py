@@ -62,7 +62,7 @@ def _connect(url: str) -> None:
     """Open a connection to the server, or to the proxy in front of it, and close it again."""
     target = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(target.scheme)
-    if proxy and not urllib.request.proxy_bypass(target.hostname):
+    if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
         target = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     port = target.port or {"https": 443}.get(target.scheme, 80)
     socket.create_connection((target.hostname, port), timeout=RESPONSE_SECONDS).close()

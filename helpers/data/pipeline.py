@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from typing import TypeAlias
 
 from helpers.data.readers import DataError
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 SCALE = np.float32(1 / 255)
 NUM_WORDS = 4  # random numbers for the augmentation of one example
 
-Array = np.ndarray | tf.Tensor
+Array: TypeAlias = np.ndarray | tf.Tensor
 
 
 def normalise(x: Array) -> Array:

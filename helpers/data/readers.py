@@ -8,6 +8,7 @@ import pickle
 import tarfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from helpers import ROOT
 from helpers.data.catalogue import File, Record
@@ -155,10 +156,10 @@ def read_batch_archive(path: Path, record: Record, file: File) -> tuple[Arrays, 
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             name = Path(member.name).name
-            if name in file.parts and member.isfile():
+            if name in file.parts and member.isfile() and (content := archive.extractfile(member)):
                 if member.size > LARGEST_BATCH:
                     raise DataError(f"{name} of {member.size:,} bytes")
-                raw[name] = archive.extractfile(member).read()
+                raw[name] = content.read()
     return _read_batches(raw, record, file)
 
 
@@ -194,14 +195,14 @@ class _PlainUnpickler(pickle.Unpickler):
     """Admit NumPy arrays and plain containers only, because any other name in a pickle could run code."""
 
     # Python 2 and NumPy 1 wrote the genuine batches. Copies made later name a module of NumPy 2.
-    ADMITTED = {
+    ADMITTED: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
     }
 
-    def find_class(self, module: str, name: str) -> type | Callable:
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return self.ADMITTED[module, name]
         except KeyError:

@@ -8,6 +8,7 @@ images.
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from helpers.data.readers import Arrays
 
@@ -92,7 +93,7 @@ def _photographs() -> np.ndarray:
     return np.stack(load_sample_images().images)
 
 
-def _draw(random: np.random.RandomState, low: int, high: int, size: int | None = None) -> np.ndarray:
+def _draw(random: np.random.RandomState, low: int, high: int, size: int | None = None) -> Any:
     """Draw integers from low to high, both included, of the same width on every platform."""
     return random.randint(low, high + 1, size=size, dtype=np.int64)
 
