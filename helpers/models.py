@@ -129,7 +129,7 @@ def twin(name: str) -> str:
 
 def build(
     name: str,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     num_classes: int = 10,
     seed: int | None = None,
     mixed_precision: str = "none",

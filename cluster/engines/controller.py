@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import ipyparallel
     from ipyparallel.cluster.launcher import BaseLauncher
 
 _RESTART = "Run `ranks = engines.start()` again, and then the cells that sent data or code to the ranks."

@@ -47,9 +47,7 @@ def predict(
     Raises:
       ValueError, TypeError, distributed.RankFailure: as `sample_outputs` does.
     """
-    logits = sample_outputs(
-        model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress
-    )
+    logits = sample_outputs(model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress)
     # In place, because the result may take much memory.
     logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)

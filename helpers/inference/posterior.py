@@ -17,8 +17,6 @@ import tensorflow_probability as tfp
 import tf_keras as keras
 from tensorflow_probability import distributions as tfd
 
-
-
 # What has a posterior
 
 

@@ -57,7 +57,11 @@ def convolution(
     """
     height, width, channels, filters = mean.shape
     size, rows = height * width * channels, tf.shape(signs_in)[0] if signs_in.shape[0] is None else signs_in.shape[0]
-    if None in places or math.prod(filter(None, places)) < PLACES or (size > PATCH and not _groups_have_gradients(mean.dtype)):
+    if (
+        None in places
+        or math.prod(filter(None, places)) < PLACES
+        or (size > PATCH and not _groups_have_gradients(mean.dtype))
+    ):
         perturbed = tf.nn.conv2d(inputs * signs_in[:, None, None], noise, **how)
         return tf.nn.conv2d(inputs, mean, **how) + perturbed * signs_out[:, None, None]
     if size <= PATCH:
