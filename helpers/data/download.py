@@ -1,6 +1,5 @@
 """Fetch the official files of a data set: checked before use, put in place whole, by one process at a time."""
 
-import fcntl
 import hashlib
 import os
 import socket
@@ -16,6 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
 
+from helpers import files
 from helpers.data.catalogue import Download, Record
 from helpers.data.readers import DataError, shown
 from helpers.progress import bar
@@ -49,8 +49,8 @@ def fetch(record: Record, folder: Path, quiet: bool = False) -> None:
     _within(RESPONSE_SECONDS, url, lambda: _connect(url))
     left = max(0.5, RESPONSE_SECONDS - (time.monotonic() - start))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _held(folder / f".{record.name}.lock"):
+        folder.mkdir(parents=True, exist_ok=True)  # with the permissions of the umask, which the lock would not give
+        with _alone(folder, record.name):
             for file in record.downloads:
                 if not (folder / file.path).exists():
                     _fetch_file(file, folder, left, quiet)
@@ -88,54 +88,37 @@ def _within(seconds: float, url: str, function: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`. A process that waited for a holder that failed raises the same error.
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Hold the folder. A process that waited for one whose download failed raises the same error.
 
-    The kernel releases flock when a process ends, so a killed process blocks nobody. The holder removes the file at its
-    end. What a failed holder wrote into it can still be read by those who waited. On NFS, Linux turns flock into a lock
-    that the server keeps. On a file system without locks, such as Lustre mounted without `flock`, each process fetches
-    for itself. That is slower but as safe, because a file is put in place only when it is whole.
+    Otherwise hundreds of ranks would repeat the failure, one after the other. A failed download leaves a note in the
+    folder, and a process that finds another note than before it waited has waited for that download.
     """
-    end = time.monotonic() + TOTAL_SECONDS
-    while True:
-        lock = open(path, "a+")
-        while not _try_lock(lock):
-            if time.monotonic() > end:
-                lock.close()
-                raise DataError(
-                    f"Another process has held {path.name} in {shown(path.parent)} for {TOTAL_SECONDS} s."
-                    " End that process, or set BNN_OFFLINE=1 to work without the download."
-                )
-            time.sleep(0.05)
-        kind = failure = ""
-        with suppress(OSError):  # the file was removed, or is stale on NFS, because the previous holder is done
-            lock.seek(0)
-            kind, _, failure = lock.read().partition(":")
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                break
-        lock.close()
-        if failure:
-            raise (Unavailable if kind == "Unavailable" else DataError)(failure)
-    lock.truncate(0)  # a process that was killed while it failed can have left its text
-    try:
-        yield
-    except (Unavailable, DataError) as error:
-        lock.write(f"{type(error).__name__}:{error}")
-        lock.flush()
-        raise
-    finally:
-        path.unlink(missing_ok=True)
-        lock.close()
+    note = folder / f".{name}.failed"
 
+    def read() -> str:
+        with suppress(OSError):
+            return note.read_text()
+        return ""
 
-def _try_lock(file: IO[str]) -> bool:
+    before = read()
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
+        with files.held(folder, wait=TOTAL_SECONDS):
+            _, kind, message = (read() + "\n\n").split("\n", 2)
+            if message.strip() and read() != before:
+                raise (Unavailable if kind == "Unavailable" else DataError)(message.strip())
+            try:
+                yield
+            except (Unavailable, DataError) as error:
+                with suppress(OSError):
+                    files.write(note, f"{uuid.uuid4().hex}\n{type(error).__name__}\n{error}\n")
+                raise
+            note.unlink(missing_ok=True)
+    except BlockingIOError as error:
+        raise DataError(
+            f"Another process has held {shown(folder)} for {TOTAL_SECONDS} s ({error})."
+            " End that process, or set BNN_OFFLINE=1 to work without the download."
+        ) from error
 
 
 def _fetch_file(file: Download, folder: Path, seconds: float, quiet: bool) -> None:
