@@ -46,8 +46,7 @@ def predict(
     Raises:
       ValueError, TypeError, distributed.RankFailure: as `sample_outputs` does.
     """
-    options = {"seed": seed, "world": world, "budget_mb": budget_mb, "progress": progress}
-    logits = sample_outputs(model, x, num_draws, **options)
+    logits = sample_outputs(model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress)
     # In place, because the result may take much memory.
     logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)
@@ -90,12 +89,11 @@ def sample_outputs(
       TypeError: the model's output is not one tensor.
       distributed.RankFailure: another rank has failed.
     """
-    failure = outputs = None
     try:
         outputs = _outputs_of_rank(model, np.asarray(x), num_draws, seed, int(budget_mb * MB), world, progress)
-    except Exception as error:
-        failure = error
-    world.agree(failure)
+    except Exception as failure:
+        world.agree(failure)  # which raises it
+    world.agree(None)
     # Only one rank, whichever it is, has an output of a deterministic model.
     return world.gather(outputs)
 
@@ -109,7 +107,7 @@ def _outputs_of_rank(
     num_draws = num_draws if networks.weight_bytes else 1
     begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
     at_once, rows, block = _chunks(networks, len(x), end - begin, budget)
-    outputs = None
+    outputs = np.empty(0, np.float32)
     with bar(total=(end - begin) * len(x), desc="forward passes", disable=not progress) as ticker:
         # A rank without a draw computes one output, but keeps only its shape.
         for first in range(begin, max(end, begin + 1), at_once):
@@ -118,7 +116,7 @@ def _outputs_of_rank(
             for start in range(0, len(x), rows):
                 part = x[start : start + rows]
                 part = networks.outputs(data.normalise(part) if part.dtype == np.uint8 else part, weights, block)
-                if outputs is None:
+                if (first, start) == (begin, 0):  # this part tells the shape
                     outputs = np.empty([end - begin, len(x), *part.shape[2:]], np.float32)
                 outputs[first - begin : first - begin + count, start : start + rows] = part[: end - first]
                 ticker.update(count * part.shape[1])

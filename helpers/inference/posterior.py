@@ -15,9 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
-
-tfd = tfp.distributions
-
+from tensorflow_probability import distributions as tfd
 
 # What has a posterior
 
