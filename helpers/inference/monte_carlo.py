@@ -10,7 +10,6 @@ inputs are not those of one network.
 """
 
 import math
-from typing import Any
 
 from helpers import data
 from helpers.distributed import ALONE, World
@@ -90,13 +89,11 @@ def sample_outputs(
       TypeError: the model's output is not one tensor.
       distributed.RankFailure: another rank has failed.
     """
-    failure: Exception | None = None
-    outputs = np.empty(0)
     try:
         outputs = _outputs_of_rank(model, np.asarray(x), num_draws, seed, int(budget_mb * MB), world, progress)
-    except Exception as error:
-        failure = error
-    world.agree(failure)
+    except Exception as failure:
+        world.agree(failure)  # which raises it
+    world.agree(None)
     # Only one rank, whichever it is, has an output of a deterministic model.
     return world.gather(outputs)
 
@@ -110,7 +107,7 @@ def _outputs_of_rank(
     num_draws = num_draws if networks.weight_bytes else 1
     begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
     at_once, rows, block = _chunks(networks, len(x), end - begin, budget)
-    outputs: Any = None
+    outputs = np.empty(0, np.float32)
     with bar(total=(end - begin) * len(x), desc="forward passes", disable=not progress) as ticker:
         # A rank without a draw computes one output, but keeps only its shape.
         for first in range(begin, max(end, begin + 1), at_once):
@@ -119,7 +116,7 @@ def _outputs_of_rank(
             for start in range(0, len(x), rows):
                 part = x[start : start + rows]
                 part = networks.outputs(data.normalise(part) if part.dtype == np.uint8 else part, weights, block)
-                if outputs is None:
+                if (first, start) == (begin, 0):  # this part tells the shape
                     outputs = np.empty([end - begin, len(x), *part.shape[2:]], np.float32)
                 outputs[first - begin : first - begin + count, start : start + rows] = part[: end - first]
                 ticker.update(count * part.shape[1])

@@ -13,9 +13,6 @@ Each class takes the arguments of the tfp.layers class that it extends, and has 
   deviations from `INITIAL_SCALE`. In TFP every layer starts from the same stream of numbers, whatever its fan-in.
 """
 
-# The classes of tfp.layers have no type hints, so the checker does not know what `_OwnNoise` finds in them.
-# mypy: disable-error-code="attr-defined, misc, call-arg"
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +58,7 @@ def _defaults() -> dict[str, Callable]:
     }
 
 
-class _OwnNoise:
+class _OwnNoise(keras.layers.Layer):
     """Add to a tfp.layers layer what the module's docstring describes.
 
     Args:
@@ -106,21 +103,29 @@ class _OwnNoise:
         posterior = self.kernel_posterior
         normal = getattr(posterior, "distribution", None)
         if isinstance(normal, tfd.Normal):
-            # Otherwise noise and KL each compute the scale from its variable. `vars` avoids that Keras tracks it.
+            # Otherwise noise and KL each compute the scale from its variable. `__dict__` keeps Keras from tracking it.
             normal = tfd.Normal(tf.convert_to_tensor(normal.loc), tf.convert_to_tensor(normal.scale))
-            vars(self)["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
+            self.__dict__["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
         try:
             # This is TFP's `call` without its first line, which demands inputs of the type of the parameters.
             outputs = self._apply_variational_kernel(tf.cast(inputs, self.compute_dtype))
             outputs = self._apply_variational_bias(outputs)
             for part in ("kernel", "bias"):
-                found = (getattr(self, f"{part}_{what}") for what in ("posterior", "prior", "posterior_tensor"))
-                self._apply_divergence(getattr(self, f"{part}_divergence_fn"), *found, name=f"divergence_{part}")
+                whats = ("divergence_fn", "posterior", "prior", "posterior_tensor")
+                divergence, q, p, draw = (getattr(self, f"{part}_{what}") for what in whats)
+                self._apply_divergence(divergence, q, p, draw, f"divergence_{part}")
         finally:
-            vars(self)["kernel_posterior"] = posterior
+            self.__dict__["kernel_posterior"] = posterior
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _apply_divergence(self, divergence, posterior, prior, draw, name):
+    def _apply_divergence(
+        self,
+        divergence: Callable | None,
+        posterior: tfd.Distribution,
+        prior: tfd.Distribution | None,
+        draw: tf.Tensor | None,
+        name: str,
+    ) -> None:
         """Add a divergence, which may be estimated from the draw that the product has in half precision."""
         draw = draw if draw is None else tf.cast(draw, self.dtype)
         super()._apply_divergence(divergence, posterior, prior, draw, name)
@@ -136,7 +141,7 @@ class _OwnNoise:
             draw = posterior.sample(seed=tf.cast(self.generator.make_seeds()[:, 0], tf.int32))
         return tf.cast(draw, self.compute_dtype)
 
-    def _factors(self, inputs: tf.Tensor, units: int) -> tuple[tf.Tensor, ...]:
+    def _factors(self, inputs: tf.Tensor, units: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Return what flipout needs: means, one draw of the noise, signs for inputs and signs for outputs.
 
         Raises:
@@ -151,8 +156,8 @@ class _OwnNoise:
             )
         draw = self.kernel_posterior_tensor_fn(tfd.Normal(tf.zeros([], normal.dtype), normal.scale))
         columns, dtype = (inputs.shape[-1], units), inputs.dtype
-        mean, draw = tf.cast(normal.loc, dtype), tf.cast(draw, dtype)
-        return mean, draw, *(noise.signs(self.generator, rows, n, dtype) for n in columns)
+        signs_in, signs_out = (noise.signs(self.generator, rows, n, dtype) for n in columns)
+        return tf.cast(normal.loc, dtype), tf.cast(draw, dtype), signs_in, signs_out
 
 
 class DenseReparameterization(_OwnNoise, tfp.layers.DenseReparameterization):

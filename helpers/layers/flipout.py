@@ -37,7 +37,7 @@ def convolution(
     noise: tf.Tensor,
     signs_in: tf.Tensor,
     signs_out: tf.Tensor,
-    places: Sequence[int | None],
+    places: Sequence,
     **how: object,
 ) -> tf.Tensor:
     """Convolve each example with its own kernel.
@@ -86,7 +86,7 @@ def _groups_have_gradients(dtype: tf.DType) -> bool:
     """Tell whether this TensorFlow differentiates grouped convolutions. On CPUs it does so only with oneDNN."""
 
     @tf.function
-    def gradients():
+    def gradients() -> list[tf.Tensor]:
         inputs, kernel = tf.ones([1, 1, 1, 4], dtype), tf.ones([1, 1, 2, 4], dtype)
         return tf.gradients(tf.nn.conv2d(inputs, kernel, 1, "VALID"), [inputs, kernel])
 

@@ -5,8 +5,7 @@ from helpers import keras2  # noqa: F401
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
-
-tfd = tfp.distributions
+from tensorflow_probability import distributions as tfd
 
 
 def start_from_twin(model: keras.Model, twin: keras.Model, prior_scale: float = 1.0, delta: float = 0.1) -> None:
