@@ -1,6 +1,7 @@
-"""The rules of the layout that no linter checks: light imports, small files and folders, and type hints."""
+"""What no linter checks of the layout: light imports, small files and folders, type hints, and what texts say of it."""
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -88,3 +89,18 @@ def test_public_functions_have_type_hints(path):
         if not node.returns and not name.endswith("__init__") or not all(a.annotation for a in given):
             lacking.append(name)
     assert not lacking
+
+
+def test_the_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"`((?:helpers|cluster|tests|notebooks)/[^`]*)`", text)
+    named = [re.sub(r"[^/]*(NAME|NN).*", "", path) for path in named]  # of a file that is to be made, its folder
+    assert len(named) > 15
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_changelog_has_the_version_of_the_project_and_what_came_after_it():
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version]
