@@ -41,7 +41,7 @@ check: setup  ## check style, imports and types, then run the quick tests: two m
 	$(IN_VENV) mypy
 	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
 
-# Two workers take the tests in the order that tests/conftest.py gives them.
+# Two workers share the tests, in the order and the groups that tests/conftest.py gives them.
 test: setup  ## check the style, then run all tests; durations land in build/tests.xml
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
