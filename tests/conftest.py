@@ -1,6 +1,7 @@
 """What holds for every test: data that is the same everywhere, and a mark with the name of its room."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,33 +10,53 @@ os.environ["BNN_OFFLINE"] = "1"  # tests see the same stand-ins whether or not t
 os.environ.pop("BNN_DATA_DIR", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Mark each test with its folder, and put the tests into the order in which `make test` starts them.
+    """Mark each test with its folder, and put the tests into the order in which the workers of `make test` take them.
 
-    `pytest -m ranks` and `pytest tests/ranks` run the same tests. Two workers of pytest-xdist take the tests from the
-    front of the list. Tests of services wait most of their time, so they come first and run beside the notebooks.
-    The many short unit tests then keep both workers busy until what needs the whole machine is left, which one worker
-    runs after all else.
+    `pytest -m ranks` and `pytest tests/ranks` run the same tests. What takes longest comes first: the group of all
+    tests with MPI ranks. Meanwhile the other worker runs tests of services, the notebooks and the benchmark. The many
+    short unit tests at the end keep both workers busy until all is done.
     """
     for item in items:
-        room = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(room)
+        item.add_marker(item.path.relative_to(Path(__file__).parent).parts[0])
         if "CIFAR10_BNN" in item.name:  # the largest model
             item.add_marker("slow")
-        if room in ("ranks", "bench"):
-            item.add_marker("alone")
-        if item.get_closest_marker("alone"):
-            item.add_marker(pytest.mark.xdist_group("alone"))
-        elif room == "services":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=_turn)
 
 
 def _turn(item):
-    """The place of a test among all others; tests of one place keep their order."""
+    """The place of a test in that order. Tests of the same place keep their own."""
     marks = {mark.name for mark in item.iter_markers()}
-    return "alone" in marks, "services" not in marks, "notebooks" not in marks, "slow" not in marks
+    return group(item.nodeid) != "ranks", *(mark not in marks for mark in ("services", "notebooks", "bench", "slow"))
+
+
+def group(nodeid):
+    """Return the name of a test's group. One worker runs the tests of a group, one after the other.
+
+    Tests that start MPI ranks are one group, because two sets of ranks on the same cores wait for each other. Tests of
+    one kind of service share what they start. A notebook and its solutions share the models that they train. Any
+    other test is a group of its own.
+    """
+    path, _, name = nodeid.partition("::")
+    if re.match(r"tests/(ranks/|services/test_(slurm|balsam|hub))", path) or "on_ranks" in name:
+        return "ranks"
+    if path.startswith("tests/services/"):
+        return path
+    notebook = re.match(r"test_it_runs_in_its_quick_profile\[(\d\d)", name)
+    return f"notebook {notebook[1]}" if notebook else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let `--dist loadgroup` ask `group`, because the marks of pytest-xdist 3.8 have no effect with pytest 9.2."""
+    if config.option.dist != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        _split_scope = staticmethod(group)
+
+    return Groups(config, log)
 
 
 @pytest.fixture

@@ -71,7 +71,6 @@ def test_a_full_disk_is_told_and_the_copy_that_was_there_stays(tmp_path):
 
 
 @mounts
-@pytest.mark.alone
 @pytest.mark.skipif(bool(engines.missing(horovod=False)), reason="no MPI engines here")
 def test_a_home_that_cannot_be_written_is_not_needed(tmp_path):
     ranks = notebook(

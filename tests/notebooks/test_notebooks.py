@@ -94,14 +94,9 @@ def test_the_readme_names_every_notebook_and_its_links_lead_somewhere():
     assert [f"notebooks/{path.name}" for path in CHAPTERS] == [t for t in targets if t.endswith(".ipynb")]
 
 
-def quick(path):
-    """The test case of one notebook. A solution follows its chapter, because some load the chapter's models.
-
-    Notebooks with MPI ranks keep every core busy, so they do not run beside another one.
-    """
-    ranks = "engines.skip_rest_if_missing" in path.read_text()
-    mark = pytest.mark.alone if ranks else pytest.mark.xdist_group(f"notebook-{path.stem[:2]}")
-    return pytest.param(path, id=path.stem, marks=mark)
+def quick_name(path):
+    """Return the name of a notebook's test case. tests/conftest.py groups those that start MPI ranks by it."""
+    return path.stem + "-on_ranks" * ("engines.skip_rest_if_missing" in path.read_text())
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +106,7 @@ def build(tmp_path_factory):
 
 
 @pytest.mark.timeout(700)
-@pytest.mark.parametrize("path", map(quick, CHAPTERS + SOLUTIONS))
+@pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS, ids=quick_name)
 def test_it_runs_in_its_quick_profile(path, build):
     """The notebook runs to its end with the command that `make run` uses, and leaves a page and an index."""
     words = [sys.executable, "-m", "cluster.run_notebooks", str(path), "--profile", "quick", "--timeout", "600"]

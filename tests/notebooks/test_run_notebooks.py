@@ -138,7 +138,6 @@ def test_a_killed_run_leaves_the_older_copy_and_no_kernel(tmp_path):
     assert_gone(family)
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(bool(engines.missing(horovod=False)), reason="no MPI engines here")
 def test_sigterm_stops_kernel_and_engines(tmp_path):
     mark = tmp_path / "going"

@@ -191,7 +191,6 @@ def test_the_kernel_takes_what_its_shell_has_for_the_course_and_nothing_of_the_h
     assert notebook.cells[0].outputs[0].text == f"{tmp_path}/runs {Path(sys.executable).parent}/python\n"
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(bool(LACKING), reason=LACKING)
 def test_two_users_at_once_run_the_notebook_with_engines_of_their_own(hub, folder):
