@@ -8,6 +8,8 @@ import pytest
 
 os.environ["BNN_OFFLINE"] = "1"  # tests see the same stand-ins whether or not there is a network
 os.environ.pop("BNN_DATA_DIR", None)
+# Ranks that wait leave their core to what another worker runs. Otherwise both take much longer.
+os.environ["OMPI_MCA_mpi_yield_when_idle"] = "1"
 
 
 def pytest_collection_modifyitems(items):
