@@ -25,7 +25,7 @@ def environment(tmp_path_factory):
         shutil.copy(ROOT / file, clone / file)
     prefix = clone.parent / "environment"
     python = prefix / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", prefix], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", prefix], check=True, timeout=180)
     dropped = ("PYTHONPATH", "BNN_RUNS_DIR", "JUPYTER_CONFIG_DIR")
     variables = {key: value for key, value in os.environ.items() if key not in dropped}
     variables |= CONDA["variables"] | {"PATH": f"{prefix / 'bin'}:{os.environ['PATH']}", "PIP_NO_COMPILE": "1"}
