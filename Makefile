@@ -39,7 +39,7 @@ check: setup  ## check the style of code and notebooks, then run the quick tests
 	$(IN_VENV) ruff check .
 	$(IN_VENV) $(PARALLEL) -m "not slow" tests/unit tests/ranks/test_inference.py
 
-# Two workers take the tests in the order that tests/conftest.py gives them.
+# Two workers share the tests, in the order and the groups that tests/conftest.py gives them.
 test: setup  ## check the style, then run all tests; durations land in build/tests.xml
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
