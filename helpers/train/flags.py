@@ -60,8 +60,8 @@ def _define(group, kind, name, default, help, old=(), **limits):
     GROUPS.setdefault(group, []).append((name, old))
 
 
-_define("Model", "choice", "model", None, "the model by its name; None: by the three flags below",
-        choices=models.NAMES)  # fmt: skip
+_define("Model", "choice", "model", None, "the model by its name; None: by the three flags below. "
+        + ". ".join(f"{name}: {models.record(name).help}" for name in models.NAMES), choices=models.NAMES)  # fmt: skip
 _define("Model", "choice", "model_type", "BNN", "Bayesian or deterministic", ["Model_type"], choices=("BNN", "CNN"))
 _define("Model", "choice", "bnnConv", None, "the model if model_type is BNN; None: BNN_conv_flip, or with "
         "CIFAR-10 CIFAR10_BNN_model", choices=models.BAYESIAN)  # fmt: skip

@@ -1,7 +1,9 @@
-"""Every notebook as it is committed, and every one run in its quick profile."""
+"""Every notebook as it is committed, and every one run in its quick profile.
+
+tests/unit/test_tidy_notebooks.py checks their order of execution, their metadata, and that no output has a local path.
+"""
 
 import base64
-import json
 import os
 import re
 import subprocess
@@ -41,9 +43,8 @@ def test_it_has_one_parameters_cell_first_with_a_profile(path):
 
 
 @each_chapter
-def test_its_outputs_are_all_there_in_order_without_errors_or_warnings(path):
+def test_its_outputs_are_all_there_without_errors_or_warnings(path):
     cells = [cell for cell in code_cells(path) if cell.source.strip()]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs and not [output for output in outputs if output.output_type == "error"]
     noise = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
@@ -73,12 +74,6 @@ def test_every_figure_has_an_alternative_text(path):
             if "image/png" in output.get("data", {}):
                 assert len(output.metadata.get("image/png", {}).get("alt", "")) > 20, cell.id
                 assert base64.b64decode(output.data["image/png"])[:4] == b"\x89PNG"
-
-
-@each
-def test_nothing_of_the_machine_stands_in_it(path):
-    written = json.dumps([cell.get("outputs", []) for cell in nbformat.read(path, 4).cells])
-    assert not re.search(r"/(home|root|work|tmp|Users|lus|projects)/\w", written)
 
 
 @each
