@@ -117,6 +117,10 @@ def silence() -> None:
 
 def end(cause: str, status: int = 1) -> NoReturn:
     """Print on one rank why all ranks end, and end this process without waiting for the others."""
+    # The connections of a killed process break a moment before it counts as gone.
+    until = time.monotonic() + PAUSE
+    while all(state == "running" for _, state in _states()) and time.monotonic() < until:
+        time.sleep(0.05)
     _say(cause)
     _leave(status)
 
