@@ -158,7 +158,7 @@ def test_the_script_for_submission_by_hand_starts_its_ranks_on_both_nodes(machin
 def test_before_the_limit_slurm_tells_every_rank_of_that_script(waiting):
     job, folder = waiting["told"]
     done, said = ended(job), (folder / "said.txt").read_text()
-    assert said.count("told True") == 2, said
+    assert said.count("received True") == 2, said
     assert done.returncode == os.EX_TEMPFAIL
 
 
