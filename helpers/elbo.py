@@ -119,10 +119,20 @@ class NegativeElbo:
         return Loss(nll + self.kl_weight(epoch) * kl / num_examples, nll, kl, outputs)
 
     def settings(self) -> dict:
-        """Return what a resumed run must have in common with the run that it resumes."""
+        """Return what a resumed run must have in common with the run that it resumes.
+
+        Raises:
+          ValueError: a run that is kept cannot name its schedule, because other schedules would have the same name.
+        """
         if isinstance(self.kl_weight, LinearWarmup):
             return {"kl_final": self.kl_weight.final, "kl_warmup_epochs": self.kl_weight.epochs}
-        return {"kl_weight": getattr(self.kl_weight, "__qualname__", repr(self.kl_weight))}
+        name = getattr(self.kl_weight, "__qualname__", repr(self.kl_weight))
+        if "<" in name:  # a function made in another one, a lambda, or an object that shows only its address
+            raise ValueError(
+                f"the run cannot be kept in a folder, because its KL schedule {name} does not show its parameters. "
+                "Make it a frozen dataclass like elbo.LinearWarmup, or a function of a module."
+            )
+        return {"kl_weight": name}
 
     def report(self, epoch: float) -> dict:
         """Return what a row of the history says of the loss after `epoch` epochs."""

@@ -1,5 +1,8 @@
 """The loss: its parts against distributions of TFP, and the weight of the KL."""
 
+from dataclasses import dataclass
+from functools import partial
+
 from helpers import elbo, models
 
 import numpy as np
@@ -31,14 +34,29 @@ def test_the_kl_weight_rises_linearly_and_stays():
     assert float(elbo.constant(1.0)(0)) == 1
 
 
-def test_the_settings_tell_schedules_apart_and_name_those_of_the_first_edition():
-    def half(epoch):
+def half(epoch):
+    return 0.5
+
+
+@dataclass(frozen=True)
+class Half:
+    epochs: float
+
+    def __call__(self, epoch):
         return 0.5
 
-    settings = [elbo.NegativeElbo(kl_weight=weight).settings() for weight in (elbo.warmup(3, 0.5), half, abs)]
+
+def test_the_settings_tell_schedules_apart_and_name_those_of_the_first_edition():
+    settings = [elbo.NegativeElbo(kl_weight=weight).settings() for weight in (elbo.warmup(3, 0.5), half, Half(2.0))]
     assert settings == [
         {"kl_final": 0.5, "kl_warmup_epochs": 3},
-        {"kl_weight": half.__qualname__},
-        {"kl_weight": "abs"},
+        {"kl_weight": "half"},
+        {"kl_weight": "Half(epochs=2.0)"},
     ]
     assert elbo.NegativeElbo(kl_weight=half).report(7) == {"kl_weight": 0.5}
+
+
+@pytest.mark.parametrize("weight", [lambda epoch: 0.5, partial(half, epoch=3), object()])
+def test_a_schedule_that_hides_its_parameters_cannot_be_kept(weight):
+    with pytest.raises(ValueError, match="a frozen dataclass like elbo.LinearWarmup"):
+        elbo.NegativeElbo(kl_weight=weight).settings()
