@@ -23,4 +23,4 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = Path(os.environ.get("BNN_RUNS_DIR", ROOT / "build" / "runs"))
+RUNS = Path(os.environ.get("BNN_RUNS_DIR") or ROOT / "build" / "runs")

@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "Horovod for TensorFlow cannot be imported, because it is not installed or was built for another TensorFlow or "
-        f"MPI ({error}). See the README, 'When set-up fails'."
+        f"MPI ({error}). See the README, 'Set-up'."
     ) from error
 
 

@@ -43,7 +43,7 @@ def fit(
       epochs: number of epochs; `run.max_steps` may end the training earlier.
       batch_size: examples in one step of this rank.
       optimizer: a Keras optimiser; None is Adam (Kingma and Ba 2015) with a learning rate of 1e-3. Its learning rate is
-        not scaled by the number of ranks.
+        not scaled by the number of ranks. Make a new optimiser for each call, because it keeps a state.
       loss: a `NegativeElbo`, or another object with its methods.
       augment: function that changes the images of a batch at random, such as `data.shift_and_reflect`.
       seed: seed of the order of the examples and of the weight noise. The initial weights are the model's own.
@@ -68,14 +68,18 @@ def fit(
     state = State(model, optimizer or keras.optimizers.legacy.Adam(1e-3))
     seed_noise(model, seed, world.rank)
     settings = {"model": model.name, "examples": num_examples, "batch_size": batch_size, "seed": seed}
-    settings |= {**run.settings, **loss.settings(), **({"augment": True} if augment else {})}
+    if run.folder is not None:
+        settings |= {**run.settings, **loss.settings(), **({"augment": True} if augment else {})}
     with run.open(state.checkpoint, settings) as checkpoints, watchdog.stoppable(state.wish):
         # Distributed: all ranks start from rank 0's parameters, optimiser state and counters, with noise of their own.
         world.broadcast(state.variables())
         seed_noise(model, seed, world.rank, restart=False)
         step = state.set_step(per_epoch, batch_size * world.size)
         history = checkpoints.history.continued(step // per_epoch, complete=step >= last_step)
-        epoch_row = history.first_row_after(step // per_epoch * per_epoch)
+        # Rows of another number of ranks count other steps, so between epochs no row is searched for.
+        epoch_row = len(history.steps)
+        if step % per_epoch:
+            epoch_row = history.first_row_after(step // per_epoch * per_epoch)
         if run.callback and step == 0:
             run.callback(0, model, {})
 

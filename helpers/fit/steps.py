@@ -26,6 +26,8 @@ class State:
         self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.totals = tf.Variable(tf.zeros([5]), trainable=False)
         self.wish = tf.Variable(0.0, trainable=False)
+        if not hasattr(optimizer, "apply_gradients") or isinstance(optimizer, type):
+            raise TypeError(f"expected an optimiser such as keras.optimizers.legacy.Adam(1e-3), found {optimizer!r}")
         # The optimiser's variables have to exist before a checkpoint is restored and before the broadcast.
         create = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
         create(model.trainable_variables)

@@ -79,7 +79,11 @@ class Checkpoints:
         self.folder, self.world = Path(folder or "."), world
         self.kept = folder is not None
         self.history = History([], [])
-        self._checkpoint, self._settings = checkpoint, settings
+        try:
+            # As they will be read from the file: a tuple, for one, becomes a list.
+            self._checkpoint, self._settings = checkpoint, json.loads(json.dumps(settings))
+        except TypeError as error:
+            raise ValueError(f"the settings of a run must be plain numbers, texts and lists: {error}") from error
         self._rows = _Rows()
         if self.kept:
             checkpoint.histories = self._rows

@@ -42,6 +42,12 @@ class Run:
     steps_per_call: int = 10
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "callback_every", "steps_per_call"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, and is {number}")
+
     def open(self, checkpoint: tf.train.Checkpoint, settings: dict) -> "Checkpoints":
         """Open the folder on rank 0, and restore the last checkpoint there if the run is resumed.
 

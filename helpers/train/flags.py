@@ -101,7 +101,7 @@ _define("Training", "choice", "mixed_precision", "none", "compute in half precis
         "none, float16 or bfloat16", choices=models.PRECISIONS)  # fmt: skip
 _define("Training", "bool", "compression", False, "send gradients as float16")
 _define("Training", "bool", "elastic", False, "go on with the others when ranks are lost, and with more when some are "
-        "added; see helpers/elastic.py")  # fmt: skip
+        "added; see helpers/train/elastic.py")  # fmt: skip
 _define("Evaluation", "int", "num_monte_carlo", 50, "draws of the weights for the predictive distribution",
         lower_bound=1)  # fmt: skip
 _define("Evaluation", "int", "eval_freq", 0, "steps between evaluations on held-out training examples; 0: none",

@@ -214,7 +214,7 @@ def _of_directives(site, asked):
         resources = _resources(asked.options)
         if not set(resources) <= {"select", "place", "walltime", "filesystems"}:
             wrong.append(f"unknown resources in {sorted(resources)}")
-        if set(resources.get("filesystems", "").split(":")) != site.filesystems:
+        if set(filter(None, resources.get("filesystems", "").split(":"))) != site.filesystems:
             wrong.append(f"filesystems are not {sorted(site.filesystems)}")
         if resources["select"].partition(":")[2] != (f"system={site.system}" if site.system else ""):
             wrong.append(f"select is {resources['select']}")

@@ -137,6 +137,22 @@ def test_the_loop_is_traced_once(digits):
     assert len(traces) == 2 * once
 
 
+@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.legacy.Adam])
+def test_what_is_no_optimiser_is_told(digits, optimizer):
+    with pytest.raises(TypeError, match=r"expected an optimiser such as keras.optimizers.legacy.Adam\(1e-3\)"):
+        train(digits, optimizer=optimizer)
+
+
+def test_another_kind_of_optimiser_trains_and_is_resumed(digits, tmp_path):
+    """Those that decay weights are not stepped before the first gradient."""
+    kinds = [keras.optimizers.AdamW, lambda: keras.optimizers.legacy.SGD(0.01, momentum=0.9)]
+    for number, make in enumerate(kinds):
+        whole, _ = train(digits, "CNN_FC", optimizer=make(), epochs=2)
+        train(digits, "CNN_FC", optimizer=make(), epochs=1, folder=tmp_path / str(number))
+        resumed, _ = train(digits, "CNN_FC", optimizer=make(), epochs=2, folder=tmp_path / str(number), resume=True)
+        np.testing.assert_array_equal(weights(whole), weights(resumed))
+
+
 def test_too_few_examples_are_an_error_not_an_empty_run(digits):
     with pytest.raises(data.DataError, match="1000|1,000"):
         train(digits, batch_size=2000)

@@ -9,7 +9,7 @@ from helpers import layers
 from helpers.distributed import ALONE
 from helpers.files import read_csv
 from helpers.fit import State
-from helpers.runs import Checkpoints, History, restore_model
+from helpers.runs import Checkpoints, History, Run, restore_model
 
 import numpy as np
 import pytest
@@ -91,6 +91,28 @@ def test_a_damaged_run_goes_on_as_it_was_or_not_at_all(run, tmp_path_factory, da
     assert (history.steps, history.epochs) == (steps, epochs)
     if "step-5.index" in os.listdir(folder / "checkpoints"):
         assert step == 5 or "step-5 cannot be read" in said.getvalue()
+
+
+def test_settings_are_compared_as_the_file_holds_them(tmp_path):
+    def open_with(settings, resume):
+        model = keras.Sequential([keras.layers.InputLayer((3,)), keras.layers.Dense(2)])
+        state = State(model, keras.optimizers.legacy.Adam(1e-3))
+        with Checkpoints(tmp_path / "run", ALONE, state.checkpoint, settings) as checkpoints:
+            checkpoints.open(resume)
+            checkpoints.save(1, History([], []))
+
+    open_with({"sizes": (1, 2)}, False)
+    open_with({"sizes": (1, 2)}, True)
+    with pytest.raises(ValueError, match="sizes = "):
+        open_with({"sizes": (1, 3)}, True)
+    with pytest.raises(ValueError, match="plain numbers, texts and lists"):
+        open_with({"sizes": np.float32(2)}, True)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_every", "callback_every", "steps_per_call"])
+def test_a_run_refuses_numbers_below_one(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, and is 0"):
+        Run(**{name: 0})
 
 
 def assert_equal(found, *allowed):
