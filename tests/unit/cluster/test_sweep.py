@@ -130,7 +130,8 @@ def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
         (["--sweep", "rate="], "--sweep rate: expected different values"),
         (["--sweep", "rate=1,1"], "--sweep rate: expected different values"),
         (["--sweep", "rat=1,2"], "No notebook has a parameter rat."),
-        (["--sweep", "rate={,"], "-p or --sweep: "),
+        (["--sweep", "rate={,"], "-p or --sweep rate: "),
+        (["-p", "epochs", "three"], "'three' is a text, but the notebook's default 1 is a number"),
         (["-f", "values.yaml"], "expected 'sweep: {epochs: [3, 5]}'"),
         (["--sweep", "rate=1,2", "--in-place"], "a notebook keeps the outputs of one run"),
         (["--ranks", "0"], "--ranks 0: expected 1 or more"),
@@ -167,3 +168,10 @@ def test_the_command_and_a_notebook_s_line_import_nothing_heavy(module, heavy):
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "-2", "-.inf", "-05:00", "-x"])
+def test_a_value_may_begin_with_a_minus(value):
+    options = run_notebooks.parse(["a.ipynb", "-p", "bias", value, "--ranks", "1", "-p", "depth", "3"])
+    assert [(name, text.strip()) for name, text in options.p] == [("bias", value), ("depth", "3")]
+    assert (options.notebooks, options.ranks) == ([Path("a.ipynb")], 1)
