@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = options.profile or ("full" if options.in_place else "quick")
     try:
         notebooks = select(options.notebooks, options.only, options.solutions)
-        values, swept = parameters.parse(options.p, options.f, options.sweep)
-        runs = sweep.expand(parameters.assign(notebooks, values, profile), swept)
+        given, swept = parameters.parse(options.p, options.f, options.sweep)
+        assigned = parameters.assign(notebooks, given, swept, profile)
+        runs = [run for path, own, lists in assigned for run in sweep.expand({path: own}, lists)]
         ranks = allocation.ranks() if options.ranks is None else options.ranks
         if ranks < 1:
             raise InputError(f"--ranks {ranks}: expected 1 or more")
@@ -109,14 +110,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ranks", type=int, help="MPI ranks in multi-rank notebooks (default: 2; in a job, as many as fill it)")
     add("--output", type=Path, default=ROOT / "build", help="output folder (default: build)")
     pair = ("NAME", "VALUE")
-    add("-p", nargs=2, action="append", default=[], metavar=pair, help="set a parameter; its value is read as YAML")
+    value = "set a parameter; its value is read as YAML 1.2, and stays as typed if the notebook's default is a text"
+    add("-p", nargs=2, action="append", default=[], metavar=pair, help=value)
     file = "read parameters from a YAML file, and lists of values under `sweep:`; -p and --sweep override it"
     add("-f", type=Path, metavar="FILE", help=file)
     several = "run once for each value; several --sweep give every combination"
     add("--sweep", action="append", default=[], metavar="NAME=VALUE,VALUE", help=several)
     add("--timeout", type=float, default=3600, help="seconds that one notebook may take (default: 3600)")
     add("--in-place", action="store_true", help="write outputs back into the notebooks, so that you can commit them")
-    return parser.parse_intermixed_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for place, word in enumerate(words[2:], start=2):
+        # argparse before Python 3.14 takes -1e-3 for an option. It takes a word with a space for a value.
+        if words[place - 2] == "-p" and word.startswith("-") and not word.startswith(("--", "-p", "-f", "-h")):
+            words[place] = f" {word}"
+    return parser.parse_intermixed_args(words)
 
 
 def _report(results: Sequence[sweep.Result], total: int, output: Path, what: str) -> int:
@@ -125,7 +132,7 @@ def _report(results: Sequence[sweep.Result], total: int, output: Path, what: str
         print(sweep.as_text(sweep.rows(results)))
     failed = [result for result in results if not result.ok]
     for result in failed:
-        chosen = "".join(f" {name}={value}" for name, value in result.run.values.items())
+        chosen = "".join(f" {name}={sweep.shown(value)}" for name, value in result.run.values.items())
         print(f"{result.run.source.name}{chosen}: {result.message}", file=sys.stderr)
     done = len(results) - len(failed)
     print(f"{done} of {total} {what} done: {output / 'index.html'}")

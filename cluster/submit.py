@@ -71,7 +71,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add("--nodes", type=_positive, default=1, help="number of nodes (1)")
         add("--ranks-per-node", type=_positive, default=2, help="MPI ranks on each node (2)")
         add("--threads", type=_positive, default=1, help="threads of each rank (1)")
-        add("--time", type=_seconds, default="0:30:00", help="time limit as H:MM:SS, H:MM or minutes (0:30:00)")
+        add(
+            "--time",
+            type=_seconds,
+            default="0:30:00",
+            help="time limit as H:MM:SS, H:MM or minutes, or D-HH:MM:SS with days (0:30:00)",
+        )
         add("--queue", help="queue, or Slurm's partition")
         add("--account", help="account or project that is charged")
         add("--exclusive", action="store_true", help="whole nodes, shared with no other job (Slurm, PBS)")
@@ -93,11 +98,16 @@ def _positive(text: str) -> int:
 
 
 def _seconds(text: str) -> int:
-    match = re.fullmatch(r"(?:(\d+):)?(\d+)(?::([0-5]\d))?", text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    if not match or not hours + minutes + seconds or (match[1] and minutes > 59) or (match[3] and not match[1]):
+    """Return a time limit in seconds. With days, the number after the dash is hours, as in Slurm's D-HH."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::([0-5]?\d))?(?::([0-5]\d))?", text)
+    days, first, second, third = match.groups() if match else (None, "0", None, None)
+    if days is None and second is None:
+        total = 60 * int(first)
+    else:
+        total = 86400 * int(days or 0) + 3600 * int(first) + 60 * int(second or 0) + int(third or 0)
+    if not total:
         raise argparse.ArgumentTypeError(f"expected H:MM:SS, H:MM or minutes, found {text!r}")
-    return 3600 * hours + 60 * minutes + seconds
+    return total
 
 
 def _submit(options: argparse.Namespace) -> int:

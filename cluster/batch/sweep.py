@@ -9,12 +9,15 @@ The executed notebook stores them as an output with a MIME type of its own, so p
 notebook trains with `helpers.train` below $BNN_RUNS_DIR, the test scores in each `summary.json` are results too.
 """
 
+import hashlib
 import itertools
 import json
 import math
 import numbers
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,9 @@ if TYPE_CHECKING:  # notebooks import this module, and importing nbformat takes 
     from nbformat import NotebookNode
 
 KIND = "application/vnd.bnn-course.results+json"
+_OWN = ("notebook", "status", "minutes")  # columns of the table that are neither swept nor recorded
+# Bytes of a run's name. A file system takes 255 (some take 143), and the names of files add endings and marks.
+_LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ def record(**values: float) -> None:
 def expand(parameters: dict[Path, dict[str, Any]], swept: dict[str, list] | None = None) -> list[Run]:
     """List the runs of each notebook: one for each combination of the swept parameters that it declares.
 
+    A run's name consists of the notebook's name and the swept values. It ends with a hash of the values if it cannot
+    express them, if it would be too long, or if it equals another run's name on a file system that ignores case.
+
     Args:
       parameters: dict from a notebook's path to its parameters, which include those that are swept.
       swept: dict from a parameter's name to the list of its values.
@@ -104,10 +113,17 @@ def expand(parameters: dict[Path, dict[str, Any]], swept: dict[str, list] | None
     runs, swept = [], swept or {}
     for source, given in parameters.items():
         names = [name for name in swept if name in given]
-        for choice in itertools.product(*(swept[name] for name in names)):
-            values = dict(zip(names, choice, strict=True))
-            labels = [f"{name}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(value))}" for name, value in values.items()]
-            runs.append(Run(source, "__".join([source.stem, *labels]), {**given, **values}, values))
+        combinations = [
+            dict(zip(names, choice, strict=True)) for choice in itertools.product(*(swept[name] for name in names))
+        ]
+        labels = [_label(source.stem, values) for values in combinations]
+        count = Counter(_folded(label) for label, _ in labels)
+        for values, (label, faithful) in zip(combinations, labels, strict=True):
+            if values and not (faithful and count[_folded(label)] == 1 and len(label.encode()) <= _LONGEST):
+                digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]
+                start = label.encode()[: _LONGEST - len(digest) - 1].decode(errors="ignore")
+                label = f"{start}-{digest}"
+            runs.append(Run(source, label, {**given, **values}, values))
     return runs
 
 
@@ -134,15 +150,19 @@ def results(notebook: "NotebookNode | None", runs_folder: Path | None = None) ->
 def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
     """Return the table of a sweep, one dict a run, all with the same keys in the same order.
 
-    The keys are the notebook, the swept parameters, status, minutes, and the results of all runs.
+    The keys are the notebook, the swept parameters, status, minutes, and the results of all runs. A swept parameter or
+    a result whose name is taken by another column gets a longer one, such as `noise (result)`. Swept values are texts.
     """
+    done = list(done)
+    swept = {name: _free(name, "swept", _OWN) for one in done for name in one.run.values}
+    taken = {*_OWN, *swept.values()}
     table = [
         {
             "notebook": one.run.source.stem,
-            **one.run.values,
+            **{swept[name]: shown(value) for name, value in one.run.values.items()},
             "status": "done" if one.ok else "failed",
             "minutes": round(one.minutes, 2),
-            **one.results,
+            **{_free(name, "result", taken): value for name, value in one.results.items()},
         }
         for one in done
     ]
@@ -152,7 +172,8 @@ def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
 
 def heading(title: str, values: dict[str, Any], found: dict[str, float]) -> str:
     """Return a run's heading in the index: the notebook's title, the swept values and the results."""
-    chosen, came = (", ".join(f"{name} {_short(value)}" for name, value in part.items()) for part in (values, found))
+    chosen = ", ".join(f"{name} {shown(value)}" for name, value in values.items())
+    came = ", ".join(f"{name} {_short(value)}" for name, value in found.items())
     return title + (f"; {chosen}" if chosen else "") + (f": {came}" if came else "")
 
 
@@ -161,6 +182,30 @@ def as_text(table: list[dict[str, Any]]) -> str:
     cells = [list(table[0])] + [[_short(value) for value in row.values()] for row in table]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def shown(value: Any) -> str:
+    """Return a parameter's value in full: a text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _label(stem: str, values: dict[str, Any]) -> tuple[str, bool]:
+    """Return a readable name of a run, and whether it expresses all values without a change."""
+    texts = {name: unicodedata.normalize("NFC", shown(value)) for name, value in values.items()}
+    safe = {name: re.sub(r"[^\w.+-]+", "-", text) for name, text in texts.items()}
+    return "__".join([stem, *(f"{name}={text}" for name, text in safe.items())]), safe == texts
+
+
+def _folded(name: str) -> str:
+    """Return what a file system that ignores case may take a name for."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _free(name: str, kind: str, taken: Collection[str]) -> str:
+    """Return the name of a column, with its kind appended until no other column has it."""
+    while name in taken:
+        name = f"{name} ({kind})"
+    return name
 
 
 def _short(value: Any) -> str:

@@ -20,7 +20,7 @@ from helpers import ROOT
 
 import psutil
 
-FOLDER = Path(os.environ.get("BNN_JOBS_DIR") or ROOT / "build" / "jobs").absolute()
+FOLDER = Path(os.environ.get("BNN_JOBS_DIR") or ROOT / "build" / "jobs").expanduser().absolute()
 ANSWER = 20.0  # seconds that a scheduler's command may take
 QUEUED, RUNNING, DONE = "queued", "running", "done"
 FAILED, OVER, CANCELLED, LOST = "failed", "ran out of time", "cancelled", "lost"

@@ -119,7 +119,7 @@ def test_two_runs_that_would_write_the_same_file_are_refused(tmp_path):
     out = tmp_path / "out"
     for runs in (
         sweep.expand({path: {} for path in same}),
-        sweep.expand({same[0]: {"rate": 1}}, {"rate": ["x/y", "x y"]}),
+        sweep.expand({same[0]: {"rate": 1}}, {"rate": ["x", "x"]}),
     ):
         with pytest.raises(execute.OutputError, match="Several runs would write the same file 01_good"):
             next(execute.run(runs, output=out))

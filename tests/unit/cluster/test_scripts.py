@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from cluster import submit
 from cluster.jobs import states
@@ -161,6 +162,25 @@ def test_a_job_without_a_number_or_a_record_is_told(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
+    ("limit", "hours"),
+    [("90", "1:30:0"), ("1:00", "1:0:0"), ("90:00", "90:0:0"), ("30:00:00", "30:0:0"), ("0:00:30", "0:0:30"),
+     ("1-00:00:00", "24:0:0"), ("2-12", "60:0:0"), ("1-06:30", "30:30:0")],
+)  # fmt: skip
+def test_a_limit_is_read_as_schedulers_write_it(capsys, limit, hours):
+    assert f"#SBATCH --time={hours}\n" in dry(capsys, "train", "--scheduler", "slurm", "--time", limit).replace('"', "")
+
+
+@pytest.mark.parametrize(("name", "right"), [("jobs", "jobs"), ("./a/../jobs", "jobs"), ("", ROOT / "build" / "jobs")])
+def test_the_jobs_folder_is_absolute_because_jobs_run_in_another(tmp_path, name, right):
+    script = "from cluster.jobs import states; print(states.FOLDER)"
+    environment = {**os.environ, "BNN_JOBS_DIR": name, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    found = Path(done.stdout.strip())
+    assert found.is_absolute() and os.path.normpath(found) == str(tmp_path / right)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["train", "--nodes", "0"], "argument --nodes: expected 1 or more, found '0'"),
@@ -168,6 +188,8 @@ def test_a_job_without_a_number_or_a_record_is_told(tmp_path, monkeypatch, capsy
         (["train", "--time", "1h"], "expected H:MM:SS, H:MM or minutes, found '1h'"),
         (["train", "--time", "0:00"], "expected H:MM:SS"),
         (["train", "--time", "1:75:00"], "expected H:MM:SS"),
+        (["train", "--time", "1-"], "expected H:MM:SS"),
+        (["train", "--time", "0-00:00:00"], "expected H:MM:SS"),
         (["train", "--scheduler", "lsf"], "invalid choice: 'lsf'"),
         (["train", "--scheduler", "slurm", "--attribute", "qos"], "--attribute 'qos': expected NAME=VALUE"),
         (["train", "--scheduler", "slurm", "--attribute", "qos=a b"], "expected NAME=VALUE without spaces"),

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 from cluster import run_notebooks
@@ -70,8 +72,47 @@ def test_a_notebook_runs_once_for_what_it_does_not_declare():
         ("a__rate=2", {"rate": 2}),
         ("b", {"seed": 0}),
     ]
-    odd = sweep.expand({here: {"model": ""}}, {"model": ["../up here", "BNN_FC_flip"]})
-    assert [run.name for run in odd] == ["a__model=..-up-here", "a__model=BNN_FC_flip"]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [["Zürich", "Zörich"], ["Zu\u0308rich", "Zürich"], ["α", "β", "γ"], ["Bern", "bern"], ["x/y", "x y", "x-y"],
+     ["", "-"], ["../up", "..", "."], ["a" * 300, "a" * 299 + "b"], ["ü" * 300, "ü" * 301], ["ß", "ss"], [None, "null"],
+     [1, "1"], [True, "true"], [[1, 2], [12]], [1e-3, -1e-3], ["日本語", "日本"]],
+)  # fmt: skip
+def test_the_names_of_runs_differ_and_fit_on_every_file_system(listed):
+    runs = sweep.expand({Path("a.ipynb"): {"x": 0, "y": 0}}, {"x": listed, "y": [0.5, 1]})
+    names = [unicodedata.normalize("NFC", run.name).casefold() for run in runs]
+    assert len(set(names)) == len(runs) == 2 * len(listed)
+    assert all(re.fullmatch(r"a__x=[\w.+=-]*", name) and len(name.encode()) <= 120 for name in names)
+    assert [run.values["x"] for run in runs] == [value for value in listed for _ in range(2)]
+
+
+def test_values_whose_texts_run_into_each_other_have_names_of_their_own():
+    swept = {"x": ["1__y=2", "1"], "y": ["3", "2__y=3"]}
+    runs = sweep.expand({Path("a.ipynb"): {"x": "", "y": ""}}, swept)
+    assert len({run.name for run in runs}) == 4
+
+
+def test_names_are_readable_and_depend_on_the_values_alone():
+    def names(*listed):
+        return [run.name for run in sweep.expand({Path("a.ipynb"): {"x": ""}}, {"x": list(listed)})]
+
+    assert names("Zürich", "BNN_FC_flip", 1e-3, True) == ["a__x=Zürich", "a__x=BNN_FC_flip", "a__x=0.001", "a__x=true"]
+    assert names("up here", "b")[0] == names("c", "up here")[1] != names("up/here")[0]
+    assert names("up here")[0].startswith("a__x=up-here-")
+
+
+def test_results_and_parameters_with_the_names_of_columns_get_columns_of_their_own():
+    run = sweep.Run(Path("a.ipynb"), "a", {}, {"noise": 0.12345678, "status": "on", "city": None})
+    found = {"noise": 10.0, "minutes": 777, "notebook": 3, "status": 4, "nll": 0.5}
+    (row,) = sweep.rows([sweep.Result(run, "a", 1.5, results=found)])
+    assert row == {
+        "notebook": "a", "noise": "0.12345678", "status (swept)": "on", "city": "null", "status": "done",
+        "minutes": 1.5, "noise (result)": 10.0, "minutes (result)": 777, "notebook (result)": 3, "status (result)": 4,
+        "nll": 0.5,
+    }  # fmt: skip
+    assert "0.12345678" in sweep.as_text([row]) and "0.12345678" in sweep.heading("A", run.values, {})
 
 
 def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
@@ -89,7 +130,8 @@ def test_a_single_run_shows_its_results_on_the_index_too(tmp_path):
         (["--sweep", "rate="], "--sweep rate: expected different values"),
         (["--sweep", "rate=1,1"], "--sweep rate: expected different values"),
         (["--sweep", "rat=1,2"], "No notebook has a parameter rat."),
-        (["--sweep", "rate={,"], "-p or --sweep: "),
+        (["--sweep", "rate={,"], "-p or --sweep rate: "),
+        (["-p", "epochs", "three"], "'three' is a text, but the notebook's default 1 is a number"),
         (["-f", "values.yaml"], "expected 'sweep: {epochs: [3, 5]}'"),
         (["--sweep", "rate=1,2", "--in-place"], "a notebook keeps the outputs of one run"),
         (["--ranks", "0"], "--ranks 0: expected 1 or more"),
@@ -126,3 +168,10 @@ def test_the_command_and_a_notebook_s_line_import_nothing_heavy(module, heavy):
     script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "-2", "-.inf", "-05:00", "-x"])
+def test_a_value_may_begin_with_a_minus(value):
+    options = run_notebooks.parse(["a.ipynb", "-p", "bias", value, "--ranks", "1", "-p", "depth", "3"])
+    assert [(name, text.strip()) for name, text in options.p] == [("bias", value), ("depth", "3")]
+    assert (options.notebooks, options.ranks) == ([Path("a.ipynb")], 1)
