@@ -22,6 +22,22 @@ WATCH_SECONDS = 25.0  # how long a mark stands still until its holder counts as 
 PAUSE_SECONDS = 0.2  # between two attempts to take a lock
 
 
+def expanded(path: str | Path) -> Path:
+    """Return the path with `~` or `~user` at its start replaced by that home folder; `./~` is a folder of that name.
+
+    Raises:
+      ValueError: The home folder is not known.
+    """
+    text = os.fspath(path)
+    found, user = Path(os.path.expanduser(text)), text.partition("/")[0]
+    if str(found).startswith("~") and user != str(found).partition("/")[0]:
+        return Path.cwd() / found  # ./~, which is then the same when it is expanded again
+    if str(found).startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
+        said = f"{text}: the home folder of {user} is not known, because HOME or an entry in passwd is missing. "
+        raise ValueError(f"{said}Write the path in full, or ./{text}.")
+    return found
+
+
 def write(path: str | Path, text: str, mode: int | None = None) -> None:
     """Replace the content of a file completely or not at all, even if the process dies or the disk is full.
 

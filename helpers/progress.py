@@ -1,5 +1,6 @@
 """The progress bar of the course, and the rank that a launcher gave this process. No TensorFlow."""
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -16,6 +17,13 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
     "ALPS_APP_PE",
 )
+
+
+def escape_unprintable() -> None:
+    """Let stdout and stderr escape the letters that the locale's encoding lacks, where print would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def bar(

@@ -11,6 +11,7 @@ from helpers import ROOT
 from helpers.data import download, readers, standin
 from helpers.data.catalogue import DATASETS, Content, Record
 from helpers.data.readers import Arrays, DataError
+from helpers.files import expanded
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def load(name: str, folder: str | Path | None = None, quiet: bool = False) -> Da
     record = {_plain(known): record for known, record in DATASETS.items()}.get(_plain(name))
     if record is None:
         raise DataError(f"There is no data set {name!r}. Expected one of: {', '.join(DATASETS)}.")
-    folder = Path(folder or os.environ.get("BNN_DATA_DIR") or ROOT / "data").expanduser()
+    folder = expanded(folder or os.environ.get("BNN_DATA_DIR") or ROOT / "data")
     quiet = quiet or _is_set("BNN_QUIET")
     found = readers.find(record, folder)
     reason = "$BNN_OFFLINE is set"

@@ -3,34 +3,18 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from helpers import files, keras2  # noqa: F401
 from helpers.distributed import World
+from helpers.runs.folder import OWN_CHECKPOINT, literal, remove, require_own, saved
 from helpers.runs.history import History
 
 import tensorflow as tf
 import tf_keras as keras
-
-
-def saved(folder: Path | str) -> list[str]:
-    """Return the paths of the checkpoints of the run in `folder`, without their endings, in the order of their saving.
-
-    TensorFlow's own list of them has no checksum. It counts if it names exactly those that are there. Otherwise the
-    times of the files count. The numbers in their names do not, because a run that continues with more ranks counts
-    fewer steps.
-    """
-    folder = Path(folder) / "checkpoints"
-    times = {path.stem: path.stat().st_mtime_ns for path in folder.glob("step-*.index")}
-    names = []
-    with contextlib.suppress(ValueError):
-        state = tf.train.get_checkpoint_state(str(folder))
-        names = [Path(path).name for path in state.all_model_checkpoint_paths] if state else []
-    if sorted(names) != sorted(times):
-        names = sorted(times, key=times.__getitem__)
-    return [str(folder / name) for name in names]
 
 
 def restore_model(model: keras.Model, folder: Path | str) -> None:
@@ -43,10 +27,16 @@ def restore_model(model: keras.Model, folder: Path | str) -> None:
     if path is None:
         raise ValueError(f"{folder} holds no checkpoint. Give the folder of a run, as helpers.train leaves it.")
     try:
-        tf.train.Checkpoint(model=model).restore(path).assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(model=model).restore(literal(path)).assert_existing_objects_matched().expect_partial()
     except Exception as error:  # the kind of TensorFlow's error depends on the damage
-        reason = str(error).strip().splitlines()[0]
+        reason = _reason(error, path)
         raise ValueError(f"{path} does not fit the model {model.name}: {reason}") from error
+
+
+def _reason(error: Exception, path: Path | str) -> str:
+    """Return the first line of TensorFlow's message, with the path as the user knows it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.replace(literal(path), str(path))
 
 
 class _Rows(tf.train.experimental.PythonState):
@@ -76,7 +66,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path | str | None, world: World, checkpoint: tf.train.Checkpoint, settings: dict):
-        self.folder, self.world = Path(folder or "."), world
+        self.folder, self.world = files.expanded(folder or "."), world
         self.kept = folder is not None
         self.history = History([], [])
         try:
@@ -126,15 +116,33 @@ class Checkpoints:
             self._restore(saved(self.folder))
             self.history = History(self._rows.rows["epochs"], self._rows.rows["steps"])
         else:
+            require_own(self.folder)
+        self._try_writing(folder)
+        if not begun:
             files.write(self.folder / "settings.json", json.dumps(self._settings, indent=1) + "\n")
         how = {"max_to_keep": 2, "checkpoint_name": "step"}
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), **how)
+        self._manager = tf.train.CheckpointManager(self._checkpoint, literal(folder), **how)
+
+    def _try_writing(self, folder):
+        """Write a checkpoint and remove it, so that what prevents checkpoints is known before the training."""
+        place = folder / "step-0_temp"  # a name that `remove` knows, should the process be killed
+        try:
+            folder.mkdir(exist_ok=True)
+            place.mkdir(exist_ok=True)
+            self._checkpoint.write(literal(place / "trial"))
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError(
+                f"no checkpoint can be written in {folder} ({_reason(error, place / 'trial')}). "
+                "Make room or put right what is in the way, or give another folder."
+            ) from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _compare(self):
         """Refuse to resume if the run in the folder had another setting."""
         path = self.folder / "settings.json"
         try:
-            before = dict(json.loads(path.read_text()))
+            before = dict(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"cannot resume in {self.folder}: its settings.json is missing or damaged ({error}). Put a good copy "
@@ -152,10 +160,10 @@ class Checkpoints:
         """Restore the newest of the checkpoints that can be read."""
         for path in reversed(paths):
             try:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
+                self._checkpoint.restore(literal(path)).assert_existing_objects_matched()
             except Exception as error:  # the kind of TensorFlow's error depends on the damage
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                print(f"{self.folder}: {Path(path).name} cannot be read ({reason})", file=sys.stderr)
+                said = f"{Path(path).name} cannot be read ({_reason(error, path)})"
+                print(f"{self.folder}: {said}", file=sys.stderr)
                 continue
             self._list(paths)
             return
@@ -166,8 +174,9 @@ class Checkpoints:
         times = [os.path.getmtime(f"{path}.index") for path in paths]
         folder = self.folder / "checkpoints"
         try:
+            names = [Path(path).name for path in paths]
             tf.compat.v1.train.update_checkpoint_state(
-                str(folder), paths[-1], paths, all_model_checkpoint_timestamps=times
+                literal(folder), names[-1], names, all_model_checkpoint_timestamps=times
             )
         except tf.errors.OpError as error:
             raise OSError(f"{folder}/checkpoint cannot be written ({error.message})") from error
@@ -190,12 +199,9 @@ class Checkpoints:
             self._manager.save(checkpoint_number=step)
         except (OSError, tf.errors.OpError) as error:
             kept = [Path(path).name for path in saved(self.folder)]
-            for part in (self.folder / "checkpoints").glob("step-*"):
-                if part.is_dir():  # where TensorFlow puts the parts until all are there
-                    shutil.rmtree(part, ignore_errors=True)
-                elif part.name.partition(".")[0] not in kept:
-                    with contextlib.suppress(OSError):
-                        part.unlink()
+            whole = "".join(rf"(?!{name}\.)" for name in kept)
+            with contextlib.suppress(OSError):
+                remove(self.folder / "checkpoints", re.compile(rf"{whole}(?=step-)({OWN_CHECKPOINT.pattern})"))
             raise OSError(
                 f"the checkpoint of step {step} cannot be written in {self.folder} "
                 f"({str(error).strip().splitlines()[0]}). "

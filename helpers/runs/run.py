@@ -1,14 +1,13 @@
 """The circumstances of a training run: where it is kept, with which ranks it trains, and when it reports."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import files
 from helpers.distributed import ALONE, World
-from helpers.runs.checkpoints import Checkpoints, saved
+from helpers.runs.checkpoints import Checkpoints
+from helpers.runs.folder import saved
 
 import tensorflow as tf
 import tf_keras as keras
@@ -70,12 +69,3 @@ def advice(folder: Path | str | None) -> str:
     if not names:
         return "There is no checkpoint yet: start the same command anew"
     return f"The same command with --resume goes on from the checkpoint of step {names[-1].rpartition('-')[2]}"
-
-
-def empty(folder: Path) -> None:
-    """Remove all that is in the folder except its lock, which is this process's."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != files.NAME:
-            path.unlink()

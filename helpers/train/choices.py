@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import data, elbo, models
+from helpers import data, elbo, files, models
 from helpers.data import Dataset
 from helpers.data.catalogue import DATASETS
 from helpers.inference import is_bayesian
@@ -67,7 +67,7 @@ def data_folder(path: str | None, name: str) -> Path | None:
     """
     if path is None:
         return None
-    folder = Path(path)
+    folder = files.expanded(path)
     if not folder.exists():
         raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
     if folder.is_file() and folder.name not in DATASETS[name].file_names:

@@ -9,13 +9,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from helpers import RUNS, data, files
 from helpers.distributed import PeerLost, RankFailure, init, local_ranks, watchdog
 from helpers.fit import fit
 from helpers.inference import predict
-from helpers.progress import launched_rank
+from helpers.progress import escape_unprintable, launched_rank
 from helpers.runs import Run, advice, empty
 from helpers.train import choices
 from helpers.train.flags import FLAGS, help_text
@@ -41,7 +40,7 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
     began = psutil.Process().create_time()
     spent = {"imports": time.time() - began}
     name, dataset_name = choices.choose_model(flags)
-    folder = Path(flags.output or RUNS) / name
+    folder = files.expanded(flags.output or RUNS) / name
     if launched_rank() is not None:
         watchdog.listen()
     watchdog.start(world.rank, local_ranks(world), lambda: advice(folder), flags.elastic)
@@ -112,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
       number.
     """
 
+    escape_unprintable()
+
     def stop(error, status):
         watchdog.silence()
         if not launched_rank() or isinstance(error, MemoryError):
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         rest = FLAGS(sys.argv if argv is None else ["helpers.train", *argv])
         if len(rest) > 1:
             raise absl_flags.Error(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    except (absl_flags.Error, UnicodeDecodeError) as error:  # UnicodeDecodeError: the flagfile is not a text
+    except absl_flags.Error as error:
         return stop(f"{error} (--help lists the flags)", 2)
     if FLAGS.help:
         print("" if launched_rank() else help_text(), end="")

@@ -5,21 +5,23 @@ The values of single flags are checked here. What several flags mean together is
 
 from helpers import models
 from helpers.data.catalogue import DATASETS
+from helpers.train.flagfile import arguments
 
 from absl import flags
 
-FLAGS = flags.FlagValues()
+
+class _Flags(flags.FlagValues):
+    """Flags whose flagfiles are read as people edit them."""
+
+    def read_flags_from_files(self, argv, force_gnu=True):
+        return arguments(argv)
+
+
+FLAGS = _Flags()
 GROUPS: dict[str, list] = {}  # {group: [(name, old names)]}, in the order of the help
 
 
-class _Text(flags.ArgumentParser):
-    """A string. Flagfiles of the older tutorial put quotes and blanks around it."""
-
-    def parse(self, argument):
-        return None if argument is None else str(argument).strip().strip("'\"").strip()
-
-
-class _Choice(_Text):
+class _Choice(flags.ArgumentParser):
     """One of a few words, in any case, with or without the signs '-' and '_'."""
 
     def __init__(self, choices):
@@ -31,9 +33,9 @@ class _Choice(_Text):
         return word.lower().replace("-", "").replace("_", "")
 
     def parse(self, argument):
-        text = super().parse(argument)
-        if text is None or self._plain(text) in self.choices:
-            return None if text is None else self.choices[self._plain(text)]
+        word = None if argument is None else self._plain(str(argument).strip().strip("'\"").strip())
+        if word is None or word in self.choices:
+            return None if word is None else self.choices[word]
         raise ValueError(f"choose one of: {', '.join(self.choices.values())}")
 
 
@@ -49,7 +51,7 @@ class _Number(flags.FloatParser):
 
 def _define(group, kind, name, default, help, old=(), **limits):
     """Add a flag to a group, with the names that it has in older flagfiles and the limits of its values."""
-    parsers = {"text": _Text, "choice": _Choice, "bool": flags.BooleanParser}
+    parsers = {"text": flags.ArgumentParser, "choice": _Choice, "bool": flags.BooleanParser}
     parsers |= {"int": flags.IntegerParser, "float": _Number}
     flag = flags.BooleanFlag(name, default, help) if kind == "bool" else flags.Flag(
         parsers[kind](**limits), flags.ArgumentSerializer(), name, default, help
@@ -109,7 +111,7 @@ _define("Evaluation", "int", "eval_freq", 0, "steps between evaluations on held-
 _define("Output", "text", "output", None, "the run is kept in this folder, under the model's name; None: build/runs",
         ["model_data", "model_dir"])  # fmt: skip
 _define("Output", "bool", "resume", False, "go on from the run's last checkpoint, if there is one")
-_define("Output", "bool", "overwrite", False, "remove a run that is there already")
+_define("Output", "bool", "overwrite", False, "remove a run that is there already, and no other file")
 _define("Output", "int", "checkpoint_every", None, "steps between checkpoints; None: an epoch", lower_bound=1)
 _define("Output", "int", "print_step", 0, "steps between lines of progress; 0: the bar alone", lower_bound=0)
 _define("Output", "bool", "plotting", False, "draw the weight posteriors as PNG, before training and after each epoch")

@@ -28,7 +28,7 @@ def make_report(flags: FlagValues, folder: Path, held_out: tuple[np.ndarray, np.
     """
     path = folder / "validation.json"
     try:
-        evaluations = json.loads(path.read_text()) if flags.resume and path.exists() else []
+        evaluations = json.loads(path.read_text("utf-8")) if flags.resume and path.exists() else []
         evaluations.sort(key=lambda row: row["step"])
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Remove it, and resume again.") from error

@@ -10,6 +10,7 @@ import sys
 
 from helpers import ROOT
 from helpers.files import read_csv
+from helpers.runs import Checkpoints
 from helpers.train import command as train
 
 import numpy as np
@@ -95,7 +96,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_costs_nothing_but_the_steps_since_the_last_checkpoint(small_disk, tmp_path, capsys):
+def test_a_full_disk_costs_nothing_but_the_steps_since_the_last_checkpoint(small_disk, tmp_path, capsys, monkeypatch):
     def run(folder, steps, *more):
         given = ["--model=CNN_FC", f"--output={folder}", "--batch_size=500", "--num_monte_carlo=1"]
         return train.main([*given, f"--iterations={steps}", "--checkpoint_every=4", *more])
@@ -106,6 +107,11 @@ def test_a_full_disk_costs_nothing_but_the_steps_since_the_last_checkpoint(small
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     ballast.write_bytes(bytes(free - room))
     capsys.readouterr()
+    assert run(small_disk, 16, "--resume") == 1
+    (line,) = told(capsys.readouterr().err)
+    assert "no checkpoint can be written" in line and "o space left" in line
+    # The disk may also fill up while the run trains.
+    monkeypatch.setattr(Checkpoints, "_try_writing", lambda *_: None)
     assert run(small_disk, 16, "--resume") == 1
     (line,) = told(capsys.readouterr().err)
     assert "step 12 cannot be written" in line and "o space left" in line and "step-8 is whole: make room" in line
