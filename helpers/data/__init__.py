@@ -2,9 +2,9 @@
 
 from helpers import keras2  # noqa: F401, I001  (before TensorFlow)
 from helpers.data.augment import shift_and_reflect
-from helpers.data.dataset import Dataset, content_sha256, load
+from helpers.data.dataset import Dataset, load
 from helpers.data.pipeline import batches, epoch_order, normalise, shard, steps_per_epoch
-from helpers.data.readers import DataError
+from helpers.data.readers import DataError, content_sha256
 
 __all__ = [
     "DataError",

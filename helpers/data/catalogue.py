@@ -1,112 +1,23 @@
 """Describe each data set in one record, from which the code, the tests and data/README.md take their facts.
 
 To add a data set, add a record to `DATASETS` and its rows to data/README.md. A file format that is new also needs a
-function in `readers.READERS`, and a new stand-in needs one in `standin.MAKERS`. No code here reads a file.
+function in `layouts.READERS`, and a new stand-in needs one in `standin.MAKERS`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class File:
-    """A file or folder from which a data set is read.
-
-    Attributes:
-      path: The place in the data folder; "." is that folder itself, and an absolute path lies outside it.
-      layout: A key of `readers.READERS`.
-      parts: The files inside a folder or an archive, in the order in which they are read. Each has its published MD5,
-        or "" if none is published.
-      counts: Numbers of training and test examples, where the file does not hold the whole data set.
-      title: What messages call the file instead of its path.
-    """
-
-    path: str
-    layout: str = "npz"
-    parts: Mapping[str, str] = field(default_factory=dict)
-    counts: tuple[int, int] | None = None
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file to fetch: its path in the data folder, its URL, its size in bytes and its published SHA-256."""
-
-    path: str
-    url: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Content:
-    """Arrays that are known by their `content_sha256`: what `Dataset.name` calls them, what they are, and of what kind.
-
-    `official` is True for the complete, unchanged data set only.
-    """
-
-    name: str
-    description: str
-    official: bool
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """Images that take the place of a data set that cannot be had; `name` is a key of `standin.MAKERS`."""
-
-    name: str
-    description: str
-    counts: tuple[int, int]
-    label_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """Every fact about one data set.
-
-    Attributes:
-      name: What `data.load` and the flag --dataset call it.
-      title: What text calls it.
-      shape: (height, width, channels) of an image.
-      counts: Numbers of training and test examples.
-      label_names: The name of each class.
-      files: Where it is read from; the first that exists is used.
-      downloads: The files that are fetched if none of `files` exists; all of them from the host of the first.
-      known: The contents that have been identified, by their `content_sha256`.
-      labels_sha256: The `content_sha256` of the training labels and the test labels, or "" if it is not known.
-      stand_in: What takes its place, or None if nothing does.
-    """
-
-    name: str
-    title: str
-    shape: tuple[int, int, int]
-    counts: tuple[int, int]
-    label_names: tuple[str, ...]
-    files: tuple[File, ...]
-    downloads: tuple[Download, ...] = ()
-    known: Mapping[str, Content] = field(default_factory=dict)
-    labels_sha256: str = ""
-    stand_in: StandIn | None = None
-
-    @property
-    def file_names(self) -> tuple[str, ...]:
-        """The names of the single files by which a user may point at the data set."""
-        names: list[str] = []
-        for file in self.files:
-            names += {"idx": tuple(file.parts), "batch folder": ()}.get(file.layout, (file.path,))
-        return tuple(dict.fromkeys(names))
-
+from helpers.data.records import Content, Download, File, Record, StandIn
 
 _DIGITS = tuple("0123456789")
 _KERAS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 
 _IDX_FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
 )
-_IDX_PARTS = dict.fromkeys(_IDX_FILES, "")
+_IDX = File(".", "idx", parts=dict.fromkeys(_IDX_FILES, ""), title="the idx files")
 
 # MD5 is what is published for the single batches (torchvision, datasets/cifar.py). The archive that holds them is
 # checked by its SHA-256 when it is downloaded.
@@ -125,7 +36,15 @@ MNIST = Record(
     shape=(28, 28, 1),
     counts=(60_000, 10_000),
     label_names=_DIGITS,
-    files=(File("mnist.npz"),),
+    files=(
+        File("mnist.npz"),
+        _IDX,
+        File(".", "csv", parts={"mnist_train.csv": "", "mnist_test.csv": ""}, title="the csv files"),
+        # Kaggle's Digit Recognizer has no labels for its test images, so an error says so.
+        File("train.csv", "Kaggle's csv", counts=(42_000, 0)),
+    ),
+    own=r"(?<![a-z])mnist",
+    other=r"fashion|[a-z]mnist|kuzushiji",
     # SHA-256: Keras, datasets/mnist.py.
     downloads=(
         Download(
@@ -158,20 +77,17 @@ FASHION_MNIST = Record(
         "Ankle boot",
     ),
     files=(
-        File("fashion_mnist.npz"),
-        File("fashion-mnist", "idx", _IDX_PARTS),
-        File(".", "idx", _IDX_PARTS, title="the idx files"),
+        File("fashion_mnist.npz", also=("fashion-mnist.npz",)),
+        _IDX,
+        File(".", "csv", parts={"fashion-mnist_train.csv": "", "fashion-mnist_test.csv": ""}, title="the csv files"),
         # Where Debian and Ubuntu install the package.
-        File(
-            "/usr/share/datasets/fashion-mnist",
-            "idx",
-            _IDX_PARTS,
-            title="the system's package dataset-fashion-mnist",
-        ),
+        replace(_IDX, path="/usr/share/datasets/fashion-mnist", title="the system's package dataset-fashion-mnist"),
     ),
+    own="fashion",
+    other=r"^(?!.*fashion).*(mnist|kuzushiji)",
     # SHA-256: TensorFlow Datasets, url_checksums/fashion_mnist.txt. The authors publish the MD5 of the same files.
     downloads=tuple(
-        Download(f"fashion-mnist/{file}", _KERAS + file, size, sha256)
+        Download(f"fashion-mnist/{file}.gz", f"{_KERAS}{file}.gz", size, sha256)
         for file, size, sha256 in zip(
             _IDX_FILES,
             (26_421_880, 29_515, 4_422_102, 5_148),
@@ -206,11 +122,18 @@ CIFAR10 = Record(
     counts=(50_000, 10_000),
     label_names=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
     files=(
-        File("cifar10.npz"),
-        File("cifar-10-batches-py", "batch folder", _BATCHES),
-        File("cifar-10-python.tar.gz", "batch archive", _BATCHES),
+        File("cifar10.npz", also=("cifar-10.npz",)),
+        File(".", "batches", parts=_BATCHES, title="the batches of cifar-10-batches-py"),
+        File(
+            "cifar-10-python.tar.gz",
+            "batch archive",
+            also=("cifar-10-python.tgz", "cifar-10-batches-py.tar.gz", "cifar-10-batches-py-target_archive"),
+            parts=_BATCHES,
+        ),
         File("cifar10_lossless_5k.npz", counts=(4_000, 1_000)),
     ),
+    own="cifar",
+    other=r"cifar-?_?100",
     # SHA-256: Keras, datasets/cifar10.py.
     downloads=(
         Download(

@@ -1,16 +1,15 @@
 """Load a data set, identify it by its content, and say where it comes from."""
 
-import hashlib
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import ROOT
-from helpers.data import download, readers, standin
-from helpers.data.catalogue import DATASETS, Content, Record
-from helpers.data.readers import Arrays, DataError
+from helpers.data import download, layouts, standin
+from helpers.data.catalogue import DATASETS
+from helpers.data.readers import Arrays, DataError, OtherData, content_sha256, shown
+from helpers.data.records import Content, Record
 from helpers.files import expanded
 
 import numpy as np
@@ -62,11 +61,15 @@ class Dataset:
 
 
 def load(name: str, folder: str | Path | None = None, quiet: bool = False) -> Dataset:
-    """Load a data set from a file, or by downloading it, or, if neither is possible, as a stand-in that says so.
+    """Load a data set from a file, or by downloading it.
+
+    If neither is possible and no folder but data/ was named, neither here nor by $BNN_DATA_DIR, a stand-in that says so
+    takes its place.
 
     Args:
       name: A key of `catalogue.DATASETS`, such as "mnist"; case, hyphens and underscores do not matter.
-      folder: Where files are looked for and downloaded to. None means $BNN_DATA_DIR or, without that, data/ here.
+      folder: Where files are looked for and downloaded to, or the one file that is to be read. None means $BNN_DATA_DIR
+        or, without that, data/ here.
       quiet: Show no progress bar and no line about a stand-in, as $BNN_QUIET=1 does.
 
     $BNN_OFFLINE=1 leaves out the download.
@@ -75,25 +78,42 @@ def load(name: str, folder: str | Path | None = None, quiet: bool = False) -> Da
       The data set.
 
     Raises:
-      DataError: The name is unknown, a file is not what it should be, a download went wrong, or the data set cannot be
-        had and has no stand-in.
+      DataError: The name is unknown, a file is not what it should be, a download went wrong, or the data set is not in
+        the folder that was named and cannot be downloaded into it.
     """
     record = {_plain(known): record for known, record in DATASETS.items()}.get(_plain(name))
     if record is None:
         raise DataError(f"There is no data set {name!r}. Expected one of: {', '.join(DATASETS)}.")
-    folder = expanded(folder or os.environ.get("BNN_DATA_DIR") or ROOT / "data")
+    default = ROOT / "data"
+    try:
+        place = expanded(folder or os.environ.get("BNN_DATA_DIR") or default)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    named = place != default  # job scripts and kernels of a hub may give the default folder too
     quiet = quiet or _is_set("BNN_QUIET")
-    found = readers.find(record, folder)
-    reason = "$BNN_OFFLINE is set"
-    if found is None and not _is_set("BNN_OFFLINE"):
+    found, reason = _find(record, place, named)
+    if found is None and _is_set("BNN_OFFLINE"):
+        reason += ", and $BNN_OFFLINE is set"
+    elif found is None:
         try:
-            download.fetch(record, folder, quiet)
-            found = readers.find(record, folder)
+            download.fetch(record, place, quiet)
+            found, reason = _find(record, place, named)
         except download.Unavailable as error:
-            reason = f"no download is possible ({error})"
-    if found is None:
-        return _stand_in(record, f"{record.title} is not in {readers.shown(folder)}, and {reason}.", quiet)
-    return _identified(record, *found)
+            reason += f", and no download is possible ({error})"
+    if found is not None:
+        return _identified(record, *found)
+    if named or record.stand_in is None:
+        raise DataError(f"{reason}. Put there, or into a folder in it, one of: {record.looked_for}.")
+    return _stand_in(record, f"{reason}.", quiet)
+
+
+def _find(record: Record, place: Path, named: bool) -> tuple[tuple[Arrays, str, bool] | None, str]:
+    """Return what `layouts.find` returns, and why it is None."""
+    reason = f"{record.title} is not in {shown(place)}"
+    try:
+        return layouts.find(record, place, named), reason
+    except OtherData as error:
+        return None, f"{reason} ({error})"
 
 
 def _plain(name: str) -> str:
@@ -109,9 +129,8 @@ _ANNOUNCED: set[str] = set()  # names of the data sets whose stand-in this proce
 
 def _stand_in(record: Record, reason: str, quiet: bool) -> Dataset:
     """Make what stands in for a data set, and announce it once."""
-    if record.stand_in is None:
-        raise DataError(f"{reason} Put {' or '.join(record.file_names)} there.")
     facts = record.stand_in
+    assert facts is not None
     arrays = standin.MAKERS[facts.name](*facts.counts)
     source = f"stand-in for {record.title}: {facts.description}"
     dataset = _dataset(facts.name, source, facts.label_names, arrays, official=False)
@@ -152,11 +171,3 @@ def _dataset(
     for array in arrays:
         array.setflags(write=False)
     return Dataset(name, source, sha256 or content_sha256(arrays), official, label_names, *arrays)
-
-
-def content_sha256(arrays: Iterable[np.ndarray]) -> str:
-    """Return the SHA-256 over the values of arrays, one byte each in C order, however a file packs them."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype=np.uint8).data)
-    return digest.hexdigest()

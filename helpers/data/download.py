@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from helpers import files
-from helpers.data.catalogue import Download, Record
 from helpers.data.readers import DataError, shown
+from helpers.data.records import Download, Record
 from helpers.progress import bar
 
 RESPONSE_SECONDS = 3  # from the request to the first byte; a server that takes longer counts as out of reach

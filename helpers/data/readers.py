@@ -2,96 +2,67 @@
 
 import gzip
 import hashlib
-import io
+import math
 import os
-import pickle
-import tarfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from helpers import ROOT
-from helpers.data.catalogue import File, Record
+from helpers.data.catalogue import DATASETS
+from helpers.data.records import File, Record
 
 import numpy as np
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-LARGEST_BATCH = 64 << 20  # bytes; the genuine batches of CIFAR-10 have 31 million
 
 Arrays = tuple[np.ndarray, ...]  # x_train, y_train, x_test, y_test
+Paths = Mapping[str, Path]  # where each part of a data set lies, or the file itself
 
 
 class DataError(Exception):
     """A data set, or what was asked of one, cannot be used. The message says why and what to do."""
 
 
+class OtherData(DataError):
+    """A file that has a name of the data set holds something else."""
+
+
+def content_sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 over the values of arrays, one byte each in C order, however a file packs them."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, dtype=np.uint8).data)
+    return digest.hexdigest()
+
+
 def shown(folder: str | Path) -> str:
     """Name a data folder in a message: short, and without the layout of somebody's disk if possible."""
-    if os.environ.get("BNN_DATA_DIR") and Path(folder) == Path(os.environ["BNN_DATA_DIR"]):
+    named = os.environ.get("BNN_DATA_DIR")
+    if named and Path(folder) == Path(os.path.expanduser(named)):
         return "$BNN_DATA_DIR"
     folder = Path(folder).absolute()
     return f"{folder.relative_to(ROOT)}/" if folder.is_relative_to(ROOT) else str(folder)
-
-
-def find(record: Record, folder: str | Path) -> tuple[Arrays, str, bool] | None:
-    """Read a data set from the first of its files that exists.
-
-    Args:
-      record: The data set, from `catalogue.DATASETS`.
-      folder: The data folder.
-
-    Returns:
-      None if there is no such file. Otherwise (arrays, file, genuine). `arrays` is (x_train, y_train, x_test, y_test),
-      uint8 [N, H, W, C] and int32 [N]. `file` is what messages call the file. `genuine` is True if published checksums
-      of the file vouch for the arrays, and False if their origin has yet to be identified.
-
-    Raises:
-      DataError: The file exists, but it cannot be used. It is left as it is, and no other file is tried.
-    """
-    for file in record.files:
-        path = Path(folder) / file.path
-        if not _exists(path, file):
-            continue
-        try:
-            arrays, genuine = READERS[file.layout](path, record, file)
-            return _checked(arrays, record, file), _title(file), genuine
-        except Exception as error:  # a file of unknown origin can fail in any way
-            found = str(error) if isinstance(error, DataError) else f"{type(error).__name__} ({error})"
-            place = "" if Path(file.path).is_absolute() else f" in {shown(folder)}"
-            raise DataError(
-                f"{_title(file)}{place} cannot be used: expected {_expected(record, file)}, but found"
-                f" {found}. Put a good copy in its place, or move it away so that the data set is fetched again."
-            ) from error
-    return None
-
-
-def _exists(path: Path, file: File) -> bool:
-    # A folder with some of the four idx files may be an unfinished download, so all of them have to be there.
-    return all((path / part).exists() for part in file.parts) if file.layout == "idx" else path.exists()
-
-
-def _title(file: File) -> str:
-    return file.title or Path(file.path).name
 
 
 def _counts(record: Record, file: File) -> tuple[int, int]:
     return file.counts or record.counts
 
 
-def _expected(record: Record, file: File) -> str:
+def expected(record: Record, file: File) -> str:
     """Describe what the file should hold."""
-    kinds = {"npz": f"a NumPy archive of {', '.join(KEYS)}", "idx": "gzipped idx files"}
-    kind = kinds.get(file.layout) or f"the batches {', '.join(file.parts)}"
+    kinds = {"npz": f"a NumPy archive of {', '.join(KEYS)}", "idx": "idx files"}
+    kind = kinds.get(file.layout) or (f"the batches {', '.join(file.parts)}" if "batch" in file.layout else "a table")
     train, test = _counts(record, file)
     shape = "x".join(map(str, record.shape))
     last = len(record.label_names) - 1
     return f"{kind} with {train:,} + {test:,} images of {shape} bytes and labels 0 to {last}"
 
 
-def _checked(arrays: Arrays, record: Record, file: File) -> Arrays:
+def checked(arrays: Arrays, record: Record, file: File, neutral: bool = False) -> Arrays:
     """Return the arrays as uint8 [N, H, W, C] and int32 [N].
 
     Raises:
+      OtherData: The names of the files are `neutral`, and these are the labels of another data set.
       DataError: Types, shapes or labels are not those of the data set.
     """
     result = []
@@ -111,29 +82,33 @@ def _checked(arrays: Arrays, record: Record, file: File) -> Arrays:
             if array.min() < 0 or array.max() >= len(record.label_names):
                 raise DataError(f"{key} with labels from {array.min()} to {array.max()}")
             result.append(array.reshape(count).astype(np.int32))
+    for other in DATASETS.values() if neutral else ():
+        if other is not record and content_sha256(result[1::2]) == other.labels_sha256:
+            raise OtherData(f"those of {other.title}")
     return tuple(result)
 
 
-def read_npz(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
+def read_npz(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
     """Read the layout of Keras: one NumPy archive. Pickled objects in it are refused."""
-    with open(path, "rb") as opened:
+    with open(paths[file.path], "rb") as opened:
         if opened.read(2) != b"PK":
             raise DataError("something that is not a NumPy archive")
         opened.seek(0)
         # Given a path, np.load would leave the file open when it raises.
         with np.load(opened, allow_pickle=False) as archive:
-            _refuse_missing(KEYS, archive.files)
+            refuse_missing(KEYS, archive.files)
             return tuple(archive[key] for key in KEYS), False
 
 
-def read_idx_folder(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
-    """Read the four gzipped idx files of the MNIST family: a big-endian header, then the bytes."""
-    return tuple(_read_idx(path / part) for part in file.parts), False
+def read_idx(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read the four idx files of the MNIST family, gzipped or not: a big-endian header, then the bytes."""
+    return tuple(_read_idx(paths[part]) for part in file.parts), False
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    with gzip.open(path) as file:
-        raw = file.read()
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)
     # Two zero bytes, 8 for unsigned bytes, the number of dimensions, then each dimension in four bytes.
     dimensions = raw[3] if raw[:3] == b"\0\0\x08" and len(raw) > 4 else 0
     if dimensions not in (1, 3):
@@ -144,74 +119,35 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def read_batch_folder(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
-    """Read CIFAR-10's Python batches from the folder into which its archive unpacks."""
-    raw = {name: (path / name).read_bytes() for name in file.parts if (path / name).is_file()}
-    return _read_batches(raw, record, file)
+def read_csv(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Read two tables with a row for each image: its label, then its pixels. A first line of titles is left out."""
+    arrays: list[np.ndarray] = []
+    for part in file.parts:
+        with open(paths[part], encoding="utf-8-sig") as opened:
+            titles = opened.readline()
+            if not titles[:1].isdigit() and not titles.startswith("label,"):
+                raise DataError(f"{part} that begins with {titles[:20]!r}, and not with a label")
+            opened.seek(0)
+            rows = np.loadtxt(opened, np.uint8, delimiter=",", skiprows=int(not titles[:1].isdigit()), ndmin=2)
+        if rows.shape[1] != 1 + math.prod(record.shape):
+            raise DataError(f"{part} with {rows.shape[1]} columns")
+        arrays += [rows[:, 1:].reshape(-1, *record.shape), rows[:, 0]]
+    return tuple(arrays), False
 
 
-def read_batch_archive(path: Path, record: Record, file: File) -> tuple[Arrays, bool]:
-    """Read CIFAR-10's Python batches from the published archive, without unpacking it onto the disk."""
-    raw = {}
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            name = Path(member.name).name
-            if name in file.parts and member.isfile() and (content := archive.extractfile(member)):
-                if member.size > LARGEST_BATCH:
-                    raise DataError(f"{name} of {member.size:,} bytes")
-                raw[name] = content.read()
-    return _read_batches(raw, record, file)
+def refuse_kaggle(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
+    """Refuse the table of Kaggle's Digit Recognizer, which comes without labels for a test."""
+    path = paths[file.path]
+    with open(path, "rb") as opened:
+        if not opened.read(12) == b"label,pixel0":
+            raise OtherData("no table of digits")
+    raise DataError(
+        f"{path.name} of Kaggle's Digit Recognizer, whose test images (test.csv) have no labels, so that no model could"
+        f" be tested (use {record.files[0].path} instead)"
+    )
 
 
-def _read_batches(raw: dict[str, bytes], record: Record, file: File) -> tuple[Arrays, bool]:
-    """Decode the batches, of which the last holds the test examples, and compare them with their published MD5."""
-    _refuse_missing(file.parts, raw)
-    genuine = all(_md5(raw[name]) == published for name, published in file.parts.items())
-    height, width, channels = record.shape
-    images, labels = [], []
-    for name in file.parts:
-        batch = _PlainUnpickler(io.BytesIO(raw[name]), encoding="bytes").load()
-        if not isinstance(batch, dict) or b"data" not in batch or b"labels" not in batch:
-            raise DataError(f"{name} without data and labels")
-        # A row is one image, channel by channel.
-        rows = np.asarray(batch[b"data"]).reshape(-1, channels, height, width)
-        images.append(rows.transpose(0, 2, 3, 1))
-        labels.append(np.asarray(batch[b"labels"]))
-    *train, test = zip(images, labels, strict=True)
-    return (*(np.concatenate(part) for part in zip(*train, strict=True)), *test), genuine
-
-
-def _refuse_missing(expected: Iterable[str], found: Collection[str]) -> None:
+def refuse_missing(expected: Iterable[str], found: Collection[str]) -> None:
     missing = [name for name in expected if name not in found]
     if missing:
         raise DataError(f"no {', '.join(missing)}, only {', '.join(found) or 'nothing'}")
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admit NumPy arrays and plain containers only, because any other name in a pickle could run code."""
-
-    # Python 2 and NumPy 1 wrote the genuine batches. Copies made later name a module of NumPy 2.
-    ADMITTED: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.ADMITTED[module, name]
-        except KeyError:
-            raise DataError(f"a pickle that asks for {module}.{name}, which no data set needs") from None
-
-
-READERS: dict[str, Callable[[Path, Record, File], tuple[Arrays, bool]]] = {
-    "npz": read_npz,
-    "idx": read_idx_folder,
-    "batch folder": read_batch_folder,
-    "batch archive": read_batch_archive,
-}

@@ -1,6 +1,6 @@
 """Make images that stand in for a data set that cannot be had, from pixels that installed packages carry.
 
-Each stand-in has its own name and says what it is not; see `catalogue.StandIn`. All arithmetic is on integers, and all
+Each stand-in has its own name and says what it is not; see `records.StandIn`. All arithmetic is on integers, and all
 random numbers come from RandomState, whose streams NumPy keeps unchanged (NEP 19), so every machine makes the same
 images.
 """

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from helpers import data, elbo, files, models
 from helpers.data import Dataset
-from helpers.data.catalogue import DATASETS
 from helpers.inference import is_bayesian
 from helpers.methods.moped import start_from_twin
 from helpers.runs import restore_model
@@ -59,21 +58,17 @@ def choose_threads(flags: FlagValues) -> tuple[int | None, int | None]:
 
 
 def data_folder(path: str | None, name: str) -> Path | None:
-    """Return the folder for `data.load`. The flag --data_dir may name the data set's own file or folder.
+    """Return the file or folder from which the flag --data_dir says that the data set `name` is loaded.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
-      ValueError: the data set `name` is not read from a file of this name.
     """
     if path is None:
         return None
-    folder = files.expanded(path)
-    if not folder.exists():
-        raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder")
-    if folder.is_file() and folder.name not in DATASETS[name].file_names:
-        names = ", ".join(DATASETS[name].file_names)
-        raise ValueError(f"--data_dir={path}: {DATASETS[name].title} is read from a folder, or a file named {names}")
-    return folder.parent if folder.is_file() or folder.name == "cifar-10-batches-py" else folder
+    place = files.expanded(path)
+    if not place.exists():
+        raise FileNotFoundError(f"--data_dir={path}: there is no such file or folder to load {name} from")
+    return place
 
 
 def load(flags: FlagValues, name: str, rank: int) -> Data:

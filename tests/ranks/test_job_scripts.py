@@ -52,7 +52,7 @@ def site(tmp_path):
             # With MPI=wheel the course has an mpiexec of its own.
             (course / ".venv" / "bin" / "mpiexec").write_text(f'#!/bin/sh\nexec {launcher.program()} "$@"\n')
             (course / ".venv" / "bin" / "mpiexec").chmod(0o755)
-        own |= {"BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path), "BNN_RUNS_DIR": str(tmp_path / "runs")}
+        own |= {"BNN_OFFLINE": "1", "BNN_RUNS_DIR": str(tmp_path / "runs")}
         own |= {"BASH_FUNC_module%%": "() { :; }", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         return course, {**inherited, **allowed_for_root(), **own}

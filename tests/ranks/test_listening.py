@@ -88,7 +88,7 @@ def disturb(found):
 def test_ranks_of_a_training_listen_on_loopback_alone_and_their_run_is_their_owner_s(tmp_path):
     words = ["-m", "cluster.launcher", "-n", "2", sys.executable, "-m", "helpers.train", "--model=CNN_FC"]
     flags = [f"--output={tmp_path}", "--epochs=10000", "--checkpoint_every=20", "--print_step=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path / "none")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BNN_OFFLINE": "1"}
     before = os.umask(0o022)
     try:
         run = subprocess.Popen([sys.executable, *words, *flags], env=environment, stdout=-1, stderr=-1, text=True)

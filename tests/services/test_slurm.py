@@ -62,7 +62,7 @@ def waiting(machine, tmp_path_factory):
         # 20 to 50 seconds after its start, and 40 to 70: by then the ranks are there.
         told = by_hand(machine, folders["told"], STOPPED, "--time=2", "--signal=B:USR1@100")
         flags = ["--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={folders['saved']}/out"]
-        offline = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(folders["saved"] / "none")}
+        offline = {**machine, "BNN_OFFLINE": "1"}
         saved = by_hand(offline, folders["saved"], None, "--time=2", "--signal=B:USR1@80", flags=flags)
         jobs |= {"told": told, "saved": saved}
     yield {name: (job, folders[name]) for name, job in jobs.items()}
@@ -122,7 +122,7 @@ def test_a_notebook_goes_to_both_nodes_and_comes_back_executed(machine, tmp_path
 
 def test_the_training_command_trains_on_both_nodes(machine, tmp_path):
     flags = ["--dataset=mnist", "--model=CNN_FC", "--iterations=20", "--num_monte_carlo=1", f"--output={tmp_path}"]
-    environment = {**machine, "BNN_OFFLINE": "1", "BNN_DATA_DIR": str(tmp_path / "none")}
+    environment = {**machine, "BNN_OFFLINE": "1"}
     request = ["--nodes", 2, "--ranks-per-node", 1, "--time", 5, "--wait", 140]
     done = submit(environment, "train", *request, "--", *flags)
     said = output(machine, done)

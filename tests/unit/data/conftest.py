@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.damage import images, python2_batch, small_data_sets
 
-IDX_FILES = tuple(DATASETS["fashion_mnist"].files[1].parts)
+IDX_FILES = tuple(f"{part}.gz" for part in DATASETS["fashion_mnist"].files[1].parts)
 BATCHES = tuple(DATASETS["cifar10"].files[1].parts)
 
 
@@ -33,6 +33,13 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
     patch.setattr(dataset, "_ANNOUNCED", set())
     yield patch
     patch.undo()
+
+
+@pytest.fixture
+def default(small_files: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return the data folder that is used if none is named. It does not exist yet."""
+    small_files.setattr(dataset, "ROOT", tmp_path)
+    return tmp_path / "data"
 
 
 @pytest.fixture

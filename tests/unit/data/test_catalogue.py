@@ -3,7 +3,7 @@
 import re
 
 from helpers import ROOT, data
-from helpers.data import readers, standin
+from helpers.data import layouts, readers, standin
 from helpers.data.catalogue import DATASETS, File, Record
 
 import numpy as np
@@ -37,7 +37,13 @@ def test_the_readme_has_the_tables_of_the_catalogue():
         for r in records
     ]
     assert found["data set", "file or folder"] == [
-        [f"`{r.name}`", f"`{file.path}`", file.layout, counted(file.counts or r.counts)]
+        [
+            f"`{r.name}`",
+            ("in `/" + file.path[1:] + "`: ") * file.path.startswith("/")
+            + ", ".join(f"`{name}`" for name in file.names),
+            file.layout,
+            counted(file.counts or r.counts),
+        ]
         for r in records
         for file in r.files
     ]
@@ -57,10 +63,10 @@ def test_the_readme_has_the_tables_of_the_catalogue():
 @pytest.mark.parametrize("record", DATASETS.values(), ids=DATASETS)
 def test_a_record_agrees_with_the_code_and_with_itself(record):
     assert DATASETS[record.name] is record
-    assert {file.layout for file in record.files} <= set(readers.READERS)
+    assert {file.layout for file in record.files} <= set(layouts.READERS)
     assert all(len(file.parts) == len(readers.KEYS) for file in record.files if file.layout == "idx")
-    read = {f"{file.path}/{part}" for file in record.files for part in file.parts} | {f.path for f in record.files}
-    assert {file.path for file in record.downloads} <= read
+    read = {layouts.plain(name) for file in record.files for name in file.names}
+    assert {layouts.plain(file.path.rpartition("/")[2]) for file in record.downloads} <= read
     for sha256 in (*record.known, record.labels_sha256, *(file.sha256 for file in record.downloads)):
         assert re.fullmatch("[0-9a-f]{64}", sha256)
     assert len(record.label_names) == len(record.stand_in.label_names) == 10
@@ -75,21 +81,35 @@ def test_no_two_data_sets_have_a_content_in_common():
     assert len(set(known)) == len(known) == 4
 
 
-def test_a_flag_may_name_each_single_file():
-    assert DATASETS["mnist"].file_names == ("mnist.npz",)
-    assert DATASETS["cifar10"].file_names == ("cifar10.npz", "cifar-10-python.tar.gz", "cifar10_lossless_5k.npz")
-    fashion = DATASETS["fashion_mnist"].file_names
-    assert len(fashion) == 5 and fashion[0] == "fashion_mnist.npz" and fashion[4] == "t10k-labels-idx1-ubyte.gz"
+@pytest.mark.parametrize(
+    ("name", "own", "other"),
+    [
+        (
+            "mnist",
+            ("mnist", "MNIST/raw", "a/my_mnist"),
+            ("fashion-mnist", "FashionMNIST/raw", "KMNIST", "emnist/mnist"),
+        ),
+        ("fashion_mnist", ("FashionMNIST/raw", "mnist/fashion"), ("MNIST/raw", "a/KMNIST")),
+        ("cifar10", ("CIFAR10", "cifar-10-batches-py"), ("cifar-100-python", "CIFAR100")),
+    ],
+)
+def test_a_folder_says_of_which_data_set_it_is(name, own, other):
+    record = DATASETS[name]
+    for path in own:
+        assert re.search(record.own, path.casefold()) and not re.search(record.other, path.casefold())
+    for path in other:
+        assert re.search(record.other, path.casefold())
+    assert not re.search(record.own, ".") and not re.search(record.other, "raw")
 
 
 def test_a_record_is_all_that_a_new_data_set_needs(tmp_path, monkeypatch):
     record = Record("three_squares", "Three squares", (5, 5, 1), (6, 3), ("a", "b", "c"), (File("squares.npz"),))
     monkeypatch.setitem(DATASETS, "three_squares", record)
-    missing = r"Three squares is not in .*, and \$BNN_OFFLINE is set. Put squares.npz there."
+    missing = r"Three squares is not in .*, and \$BNN_OFFLINE is set. Put there, .* one of: squares.npz."
     with pytest.raises(data.DataError, match=missing):
         data.load("three-squares", tmp_path)
     monkeypatch.delenv("BNN_OFFLINE")
-    with pytest.raises(data.DataError, match=r"and no download is possible \(no URL is known\). Put squares.npz"):
+    with pytest.raises(data.DataError, match=r"and no download is possible \(no URL is known\). Put .* squares.npz"):
         data.load("three-squares", tmp_path)
     x, y = np.arange(6 * 25, dtype=np.uint8).reshape(6, 5, 5), np.arange(6) % 3
     np.savez(tmp_path / "squares.npz", x_train=x, y_train=y, x_test=x[:3], y_test=y[:3])

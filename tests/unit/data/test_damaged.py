@@ -118,7 +118,9 @@ def test_a_damaged_data_file_is_refused_or_said_to_be_unverified(tmp_path_factor
             loaded = data.load(name, folder, quiet=True)
     except data.DataError as error:
         message = str(error)
-        assert "\n" not in message and "cannot be used" in message and "Put a good copy in its place" in message
+        assert "\n" not in message
+        if path.is_file():
+            assert "cannot be used" in message and "Put a good copy in its place" in message
         assert path.name in message or path.parent.name in message or "the idx files" in message
     else:
         unchanged = same(loaded, arrays)

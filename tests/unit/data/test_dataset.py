@@ -1,7 +1,7 @@
 """Loading: the content of a file says what the data set is, and what stands in for one says so."""
 
 from helpers import ROOT, data
-from helpers.data import dataset, readers
+from helpers.data import dataset, layouts, readers
 from helpers.data.catalogue import DATASETS, Content
 
 import numpy as np
@@ -71,33 +71,55 @@ def test_messages_name_the_folder_without_its_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_a_data_set_that_was_downloaded_here_is_official(name, small_files):
     small_files.undo()
-    if readers.find(DATASETS[name], ROOT / "data") is None:
+    if layouts.find(DATASETS[name], ROOT / "data") is None:
         pytest.skip(f"{name} is not in data/")
     assert data.load(name, ROOT / "data").official
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_a_stand_in_is_announced_once(tmp_path, capsys, name):
+def test_a_stand_in_is_announced_once(default, capsys, name):
     record = DATASETS[name]
-    loaded, again = data.load(name, tmp_path), data.load(name, tmp_path)
+    loaded, again = data.load(name), data.load(name)
     assert loaded.name == record.stand_in.name and not loaded.official and loaded.sha256 == again.sha256
     assert loaded.label_names == record.stand_in.label_names
     assert f"stand-in for {record.title}" in loaded.provenance and "not official" in loaded.provenance
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert f"{record.title} is not in {tmp_path}, and $BNN_OFFLINE is set. It is replaced by {loaded}" in captured.err
-    assert list(tmp_path.iterdir()) == []
+    assert f"{record.title} is not in {default}, and $BNN_OFFLINE is set. It is replaced by {loaded}" in captured.err
+    assert not default.exists()
 
 
-def test_quiet_prints_nothing(tmp_path, monkeypatch, capsys):
-    data.load("mnist", tmp_path, quiet=True)
+@pytest.mark.parametrize("how", ["argument", "variable", "nowhere", "file"])
+def test_a_place_that_was_named_is_never_replaced_by_a_stand_in(tmp_path, monkeypatch, how):
+    place = tmp_path / "nowhere" if how == "nowhere" else tmp_path
+    if how == "file":
+        place = tmp_path / "notes.txt"
+        place.write_text("no images")
+    if how == "variable":
+        monkeypatch.setenv("BNN_DATA_DIR", str(place))
+    with pytest.raises(data.DataError) as caught:
+        data.load("mnist", None if how == "variable" else place)
+    message = str(caught.value)
+    assert ("$BNN_DATA_DIR" if how == "variable" else str(place)) in message and "\n" not in message
+    assert all(name in message for name in ("mnist.npz", "train-images-idx3-ubyte", "mnist_train.csv"))
+    assert sorted(tmp_path.iterdir()) == ([place] if how == "file" else [])
+
+
+def test_a_home_that_nobody_knows_is_named(monkeypatch):
+    monkeypatch.setenv("BNN_DATA_DIR", "~nobody-of-this-name/data")
+    with pytest.raises(data.DataError, match="~nobody-of-this-name/data cannot be used, because no home folder"):
+        data.load("mnist")
+
+
+def test_quiet_prints_nothing(default, monkeypatch, capsys):
+    data.load("mnist", quiet=True)
     monkeypatch.setenv("BNN_QUIET", "1")
-    data.load("mnist", tmp_path)
+    data.load("mnist")
     assert capsys.readouterr() == ("", "") and not dataset._ANNOUNCED
 
 
-def test_arrays_are_read_only(tmp_path):
-    loaded = data.load("mnist", tmp_path, quiet=True)
+def test_arrays_are_read_only(default):
+    loaded = data.load("mnist", quiet=True)
     for array in (loaded.x_train, loaded.y_train, loaded.x_test, loaded.y_test):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0

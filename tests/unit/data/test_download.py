@@ -87,7 +87,7 @@ def test_a_transfer_that_does_not_end_is_an_error(server, failing, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["silent", "refused", "closed", "name look-up"])
-def test_without_an_answer_the_stand_in_comes_within_three_seconds(server, change, monkeypatch, capsys, how):
+def test_without_an_answer_the_stand_in_comes_within_three_seconds(server, default, change, monkeypatch, capsys, how):
     file = server.offer("mnist.npz", npz(), how)
     if how == "closed":
         with socket.socket() as unused:
@@ -98,12 +98,19 @@ def test_without_an_answer_the_stand_in_comes_within_three_seconds(server, chang
     change("mnist", downloads=(file,))
     standin._digits()
     start = time.monotonic()
-    loaded = data.load("mnist", server.folder)
+    loaded = data.load("mnist")
     assert time.monotonic() - start < 4
-    assert loaded.name == "mnist-5k"
+    assert loaded.name == "mnist-5k" and default == server.folder
     reason = {"refused": "Forbidden", "closed": ".*Connection refused"}.get(how, "no answer in 3 s")
     assert re.search(rf"no download is possible \(127.0.0.1: {reason}\)", capsys.readouterr().err)
     assert not server.folder.exists() or left_in(server.folder) in ([], [".mnist.failed"])
+
+
+def test_without_an_answer_a_folder_that_was_named_is_an_error(server, change):
+    change("mnist", downloads=(server.offer("mnist.npz", npz(), "refused"),))
+    reason = r"MNIST is not in .*, and no download is possible \(127.0.0.1: Forbidden\). Put there"
+    with pytest.raises(data.DataError, match=reason):
+        data.load("mnist", server.folder)
 
 
 def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):

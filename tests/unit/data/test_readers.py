@@ -103,14 +103,15 @@ def test_batches_that_are_missing_or_cut_off_are_refused(tmp_path):
     write_batches(tmp_path / "cut", {**raw, "test_batch": raw["test_batch"][:5000]})
     with pytest.raises(data.DataError, match="but found (UnpicklingError|EOFError)"):
         data.load("cifar10", tmp_path / "cut")
-    archive = write_archive(tmp_path, raw)
+    (tmp_path / "archive").mkdir()
+    archive = write_archive(tmp_path / "archive", raw)
     archive.write_bytes(archive.read_bytes()[:-3000])
     with pytest.raises(data.DataError, match="cifar-10-python.tar.gz in .* but found .*Error"):
-        data.load("cifar10", tmp_path)
+        data.load("cifar10", tmp_path / "archive")
 
 
 def test_a_batch_too_large_to_be_genuine_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.data.readers.LARGEST_BATCH", 10_000)
+    monkeypatch.setattr("helpers.data.cifar10.LARGEST_BATCH", 10_000)
     raw = batches(images("cifar10"))
     write_archive(tmp_path, raw)
     with pytest.raises(data.DataError, match=f"but found data_batch_1 of {len(raw['data_batch_1']):,} bytes"):
@@ -131,21 +132,25 @@ def test_the_lossless_part_of_cifar10_serves_where_there_is_no_more(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "fashion-mnist", "system"])
-def test_idx_files_are_read_from_each_place(tmp_path, change, place):
+def test_idx_files_are_read_from_each_place(tmp_path, default, change, place):
+    folder = tmp_path / place if place == "system" else default / place
     arrays = images("fashion_mnist")
-    write_idx(tmp_path / place, arrays)
-    if place == "system":
-        files = DATASETS["fashion_mnist"].files
-        change("fashion_mnist", files=(*files, replace(files[1], path=str(tmp_path / place), title="the package")))
-    loaded = data.load("fashion_mnist", tmp_path)
+    write_idx(folder, arrays)
+    files = DATASETS["fashion_mnist"].files
+    change("fashion_mnist", files=(*files, replace(files[1], path=str(tmp_path / "system"), title="the package")))
+    loaded = data.load("fashion_mnist")
     assert same(loaded, arrays) and loaded.label_names[9] == "Ankle boot"
-    labels = tmp_path / place / IDX_FILES[1]
+    labels = folder / IDX_FILES[1]
     labels.write_bytes(labels.read_bytes()[:20])
     subject = {"": "the idx files in .*", "fashion-mnist": "fashion-mnist in .*", "system": "the package"}[place]
     with pytest.raises(data.DataError, match=f"^{subject} cannot be used: .* but found EOFError"):
-        data.load("fashion_mnist", tmp_path)
+        data.load("fashion_mnist")
     labels.unlink()
-    assert data.load("fashion_mnist", tmp_path, quiet=True).name == "photograph-patches"
+    assert data.load("fashion_mnist", quiet=True).name == "photograph-patches"
+    if place == "system":
+        write_idx(folder, arrays)
+        with pytest.raises(data.DataError, match="Fashion-MNIST is not in"):  # it lies outside the folder that is named
+            data.load("fashion_mnist", tmp_path / "other")
 
 
 def test_idx_files_of_another_layout_are_refused(tmp_path):
