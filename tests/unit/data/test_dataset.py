@@ -107,7 +107,7 @@ def test_a_place_that_was_named_is_never_replaced_by_a_stand_in(tmp_path, monkey
 
 def test_a_home_that_nobody_knows_is_named(monkeypatch):
     monkeypatch.setenv("BNN_DATA_DIR", "~nobody-of-this-name/data")
-    with pytest.raises(data.DataError, match="~nobody-of-this-name/data cannot be used, because no home folder"):
+    with pytest.raises(data.DataError, match="the home folder of ~nobody-of-this-name is not known"):
         data.load("mnist")
 
 
