@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cluster.batch import sweep, values
+from cluster.batch import sources, sweep, values
 
-import nbformat
 import papermill
 import yaml
 
@@ -64,13 +63,21 @@ def assign(
 
     Returns:
       For each notebook its path, its parameters, and the lists of values of those that are swept. A swept parameter is
-      among the parameters with its first value.
+      among the parameters with its first value. A notebook that cannot be read has none, and fails when it is run.
 
     Raises:
-      InputError: no notebook declares one of the names, a file is no notebook, a value does not have the type of the
+      InputError: no notebook declares one of the names, no file is a notebook, a value does not have the type of the
         notebook's default, or a sweep repeats a value.
     """
-    declared = {notebook: _defaults(notebook) for notebook in notebooks}
+    declared: dict[Path, dict[str, Any]] = {}
+    broken: list[InputError] = []
+    for notebook in notebooks:
+        try:
+            declared[notebook] = _defaults(notebook)
+        except InputError as error:
+            declared[notebook], broken = {}, [*broken, error]
+    if len(broken) == len(declared):
+        raise broken[0]
     known = set().union(*declared.values())
     unknown = sorted({*given, *swept} - known)
     if unknown:
@@ -153,19 +160,17 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     papermill's own inspection reads single lines, and takes the # in `colour = "#1f77b4"` for a comment.
     """
     try:
-        content = nbformat.read(notebook, 4)
-        cells = [cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
-        language = content.metadata.get("kernelspec", {}).get("language", "python")
-        if not cells:
-            return {}
-        try:
-            statements = ast.parse(cells[0]).body if language == "python" else None
-        except SyntaxError:  # a magic command
-            statements = None
-        if statements is None:
-            return dict.fromkeys(papermill.inspect_notebook(str(notebook)))
-    except Exception as error:
-        raise InputError(f"{notebook} cannot be read as a notebook: {_line(error)}") from error
+        content = sources.read(notebook)
+    except sources.NotebookError as error:
+        raise InputError(str(error)) from error
+    cells = [cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells or sources.language(content) != "python":
+        return {}
+    try:
+        statements = ast.parse(cells[0]).body
+    except SyntaxError:  # a magic command
+        content.metadata.kernelspec = sources.PYTHON
+        return dict.fromkeys(papermill.inspect_notebook(content))
     found: dict[str, Any] = {}
     for statement in statements:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value:

@@ -141,4 +141,4 @@ def test_a_parameter_that_no_notebook_declares_is_refused_with_the_names_that_th
     broken = tmp_path / "half.ipynb"
     broken.write_text('{"cells": [')
     with pytest.raises(parameters.InputError, match="half.ipynb cannot be read as a notebook"):
-        parameters.assign([path, broken], {}, {}, "quick")
+        parameters.assign([broken], {}, {}, "quick")

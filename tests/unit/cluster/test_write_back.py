@@ -3,7 +3,7 @@
 import copy
 from pathlib import Path
 
-from cluster.batch import write_back
+from cluster.batch import sources, write_back
 from helpers import ROOT
 
 import nbformat
@@ -61,20 +61,44 @@ def test_a_notebook_whose_outputs_name_a_path_of_this_machine_stays_as_it_was(so
     assert write_back.write_outputs(source, executed(source, last=[copy.deepcopy(other)])) == ""
 
 
-@pytest.mark.parametrize("older", [True, False], ids=["no ids", "edited"])
-def test_a_notebook_whose_cells_cannot_be_matched_stays_as_it_was(source, older):
+def test_a_notebook_that_was_edited_during_the_run_stays_as_it_was(source):
     made = executed(source)
-    changed = nbformat.read(source, 4)
-    if older:
-        changed.nbformat_minor = 4
-        for cell in changed.cells:
-            del cell["id"]
-    else:
-        changed.cells.append(new_code_cell("3", id="added"))
-    nbformat.write(changed, source)
-    before = source.read_bytes()
-    assert write_back.write_outputs(source, made).startswith("not written back, because cells changed")
-    assert source.read_bytes() == before
+    for change in ("3", None):
+        changed = nbformat.read(source, 4)
+        if change:
+            changed.cells.append(new_code_cell(change, id="added"))
+        else:
+            changed.cells[-2:] = changed.cells[:-3:-1]
+        nbformat.write(changed, source)
+        before = source.read_bytes()
+        assert write_back.write_outputs(source, made).startswith("not written back, because cells changed")
+        assert source.read_bytes() == before
+
+
+def test_a_notebook_without_ids_of_cells_keeps_its_format(source):
+    older = nbformat.read(source, 4)
+    older.nbformat_minor = 4
+    for cell in older.cells:
+        del cell["id"]
+    nbformat.write(older, source)
+    made = sources.read(source)
+    made.cells.insert(2, new_code_cell("epochs = 7", metadata={"tags": ["injected-parameters"]}))
+    made.cells[3].outputs = [new_output("stream", text="7")]
+    assert write_back.write_outputs(source, made) == ""
+    after = nbformat.read(source, 4)
+    assert after.cells[2].outputs[0].text == "7"
+    after.cells[2].outputs = []
+    assert after == older
+
+
+def test_a_link_to_a_notebook_stays_a_link(source):
+    link = source.with_name("link.ipynb")
+    link.symlink_to(source.name)
+    value = new_output("stream", text="7")
+    assert write_back.write_outputs(link, executed(source, work=[value])) == ""
+    assert link.is_symlink() and "7" in [
+        o.text for cell in nbformat.read(source, 4).cells for o in cell.get("outputs", [])
+    ]
 
 
 def test_a_notebook_that_cannot_be_written_is_reported(source, monkeypatch):
