@@ -1,19 +1,27 @@
 """Turn executed notebooks into HTML pages, and a batch run into an index of them."""
 
+import base64
 import html
 import logging
+import mimetypes
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
+from cluster.batch import sources
 from cluster.batch.sweep import Result
 from helpers import ROOT
 
 import nbconvert
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
+from jinja2 import pass_context
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+MARK = '<meta content="cluster.run_notebooks" name="generator"/>'  # by which a later run knows its own pages
+_PREFERRED = ("image/svg+xml", "image/png", "image/jpeg")  # of an attachment in several formats
 _STYLE = """
 :root { color-scheme: light dark; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
@@ -21,6 +29,36 @@ table { border-collapse: collapse; width: 100%; }
 th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8888; }
 td.number { text-align: right; }
 """
+# nbconvert's own style breaks printed lines within words.
+_PAGE_STYLE = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
+
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's renderer of Markdown, which leaves the addresses of pictures as they are."""
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return super(IPythonRenderer, self).image(text, url, title)
+
+
+class _Exporter(nbconvert.HTMLExporter):
+    """nbconvert's exporter, with each Markdown cell as Jupyter shows it.
+
+    With nbconvert's option embed_images, <details> ends before what it hides, because each tag is parsed by itself.
+    A lost attachment ends the export, and pictures in other folders or with escaped names are left out.
+    """
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        """Return the HTML of a Markdown text, with the pictures that are attached to its cell."""
+        # Parsed as a whole, the HTML closes what the text leaves open, so that the next cells stay outside.
+        soup = BeautifulSoup(MarkdownWithMath(renderer=_Renderer(escape=False)).render(source), "html.parser")
+        attachments = context.get("cell", {}).get("attachments") or {}
+        for image in soup.select('img[src^="attachment:"]'):
+            name = str(image["src"]).removeprefix("attachment:")
+            bundle = attachments.get(name) or attachments.get(unquote_to_bytes(name).decode(errors="replace")) or {}
+            for kind in [kind for kind in (*_PREFERRED, *bundle) if kind in bundle][:1]:
+                image["src"] = f"data:{kind};base64,{bundle[kind]}"
+        return str(soup)
 
 
 def title(notebook: NotebookNode, fallback: str) -> str:
@@ -46,23 +84,37 @@ def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, P
     """
     quiet = logging.getLogger("cluster.batch.pages")
     quiet.setLevel(logging.ERROR)
-    exporter = nbconvert.HTMLExporter(embed_images=True, log=quiet)
+    exporter = _Exporter(log=quiet)
     resources = {"metadata": {"name": title(notebook, source.stem), "path": str(source.parent)}}
     soup = BeautifulSoup(exporter.from_notebook_node(notebook, resources=resources)[0], "html.parser")
     # Only interactive outputs need RequireJS. Without a network the browser would wait for it before it shows the page.
-    for script in soup.select(f'script[src="{exporter.require_js_url}"]'):
-        script.decompose()
+    if not _interactive(notebook):
+        for script in soup.select(f'script[src="{exporter.require_js_url}"]'):
+            script.decompose()
     # nbconvert does not copy the alternative texts of outputs.
     texts = dict(_alternatives(notebook))
-    for image in soup.select('img[src^="data:"]'):
+    for image in soup.select('main img[src^="data:"]'):
         image["alt"] = texts.get("".join(str(image["src"]).partition(",")[2].split()), image.get("alt") or "")
-    for link in soup.select("a[href]"):
-        link["href"] = _moved(str(link["href"]), source, target, pages)
-    # nbconvert's own style breaks printed lines within words.
+    for image in soup.select("main img[src]"):
+        image["src"] = _embedded(str(image["src"]), source.parent) or image["src"]
+    for name in ("href", "src", "poster"):
+        for tag in soup.select(f"main [{name}]"):
+            tag[name] = _moved(str(tag[name]), source, target, pages)
+    for cell in notebook.cells:
+        _fold(soup, cell)
+    head = soup.find("head")
+    assert isinstance(head, Tag)  # nbconvert's pages have one
+    head.insert(0, BeautifulSoup(MARK, "html.parser"))
     style = soup.new_tag("style")
-    style.string = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
-    soup.find("head").append(style)  # type: ignore[union-attr]  # nbconvert's pages have one
-    return str(soup)
+    style.string = _PAGE_STYLE
+    head.append(style)
+    return _written(str(soup))
+
+
+def _interactive(notebook: NotebookNode) -> bool:
+    """Return whether the notebook shows widgets, or outputs that load scripts with RequireJS."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "widgets" in notebook.metadata or any("require" in str(data.get("text/html", "")) for data in outputs)
 
 
 def _alternatives(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
@@ -72,19 +124,69 @@ def _alternatives(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
             for kind, data in output.get("data", {}).items():
                 text = output.metadata.get(kind, {}).get("alt")
                 if kind.startswith("image/") and text:
-                    yield "".join(data.split()), text
+                    coded = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data
+                    yield "".join(coded.split()), text
+
+
+def _embedded(address: str, folder: Path) -> str | None:
+    """Return the picture at an address relative to `folder` as a data URI, or None if there is no such picture."""
+    path = _local(address, folder)
+    kind, coding = mimetypes.guess_type(path.name, strict=False) if path else (None, None)
+    if path is None or coding or not (kind or "").startswith("image/"):
+        return None
+    try:
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except (OSError, ValueError):  # Jupyter cannot show it either
+        return None
 
 
 def _moved(href: str, source: Path, target: Path, pages: dict[Path, Path]) -> str:
     """Return the link `href` of notebook `source` as it must read in the page `target`."""
-    parts = urlsplit(href)
-    if parts.scheme or parts.netloc or not parts.path:
+    goal = _local(href, source.parent)
+    if goal is None:
         return href
-    goal = (source.parent / unquote(parts.path)).resolve()
-    if goal not in pages and not (goal.is_relative_to(ROOT) and target.is_relative_to(ROOT)):
+    within = goal.is_relative_to(ROOT) and target.is_relative_to(ROOT)
+    if goal not in pages and not within and not os.path.exists(goal):
         return href
-    path = os.path.relpath(pages.get(goal, goal), target.parent)
-    return parts._replace(path=Path(path).as_posix()).geturl()
+    return urlsplit(href)._replace(path=_address(pages.get(goal, goal), target.parent)).geturl()
+
+
+def _local(address: str, folder: Path) -> Path | None:
+    """Return the path to which an address relative to `folder` leads, or None if it is no such address."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme or parts.netloc or not parts.path or parts.path.startswith("/"):
+            return None
+        return sources.located(folder / os.fsdecode(unquote_to_bytes(parts.path)))
+    except (ValueError, OSError, RuntimeError):  # not an address, a path with a zero byte, links in a circle
+        return None
+
+
+def _address(path: Path, folder: Path) -> str:
+    """Return the address of a file relative to `folder`, in which every sign with a meaning is escaped."""
+    return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
+
+
+def _fold(soup: BeautifulSoup, cell: NotebookNode) -> None:
+    """Fold the input and the outputs of a cell if Jupyter has them folded."""
+    jupyter = cell.metadata.get("jupyter", {})
+    folded = {
+        "Input": jupyter.get("source_hidden"),
+        "Output": jupyter.get("outputs_hidden") or cell.metadata.get("collapsed"),
+    }
+    for word, hidden in folded.items():
+        part = soup.find(id=f"cell-id={cell.id}") if hidden is True else None
+        part = part.select_one(f".jp-Cell-{word.lower()}Wrapper") if isinstance(part, Tag) else None
+        if part:
+            details, summary = soup.new_tag("details"), soup.new_tag("summary")
+            summary.string = word
+            part.wrap(details)
+            details.insert(0, summary)
+
+
+def _written(text: str) -> str:
+    """Return a text that UTF-8 can express. Names of files may have other bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def index(results: Iterable[Result], folder: Path, note: str) -> str:
@@ -102,15 +204,16 @@ def index(results: Iterable[Result], folder: Path, note: str) -> str:
     for result in results:
         name = html.escape(result.title)
         if result.page:
-            name = f'<a href="{Path(os.path.relpath(result.page, folder)).as_posix()}">{name}</a>'
+            name = f'<a href="{_address(result.page, folder)}">{name}</a>'
         status = "done" if result.ok else f"<strong>failed</strong>: {html.escape(result.message)}"
         rows.append(
             f'<tr><th scope="row">{name}</th><td>{status}</td><td class="number">{result.minutes:.1f}</td></tr>'
         )
-    return f"""<!DOCTYPE html>
+    made = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Executed notebooks</title>
 <style>{_STYLE}</style>
@@ -130,3 +233,4 @@ def index(results: Iterable[Result], folder: Path, note: str) -> str:
 </body>
 </html>
 """
+    return _written(made)
