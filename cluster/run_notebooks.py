@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import allocation
-from cluster.batch import execute, parameters, sweep, write_back
+from cluster.batch import execute, outputs, parameters, sources, sweep, write_back
 from cluster.batch.parameters import InputError
-from helpers import ROOT
+from helpers import ROOT, files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     profile = options.profile or ("full" if options.in_place else "quick")
     try:
+        options.output = _expanded(options.output)
         notebooks = select(options.notebooks, options.only, options.solutions)
-        given, swept = parameters.parse(options.p, options.f, options.sweep)
+        given, swept = parameters.parse(options.p, options.f and _expanded(options.f), options.sweep)
         assigned = parameters.assign(notebooks, given, swept, profile)
         runs = [run for path, own, lists in assigned for run in sweep.expand({path: own}, lists)]
         ranks = allocation.ranks() if options.ranks is None else options.ranks
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.in_place and result.notebook and result.ok:
                 result.message = write_back.write_outputs(result.run.source, result.notebook)
             results.append(result)
-    except execute.OutputError as error:
+    except outputs.OutputError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -85,18 +86,26 @@ def select(paths: Sequence[Path] = (), only: Sequence[str] | None = None, soluti
     Raises:
       InputError: a path does not exist, or no name has one of the beginnings.
     """
-    found = [Path(path).resolve() for path in paths]
+    found = [sources.located(_expanded(path)) for path in paths]
     if not found:
-        found = sorted(execute.NOTEBOOKS.glob("*.ipynb"))
-        found += sorted(execute.NOTEBOOKS.glob("solutions/*.ipynb")) if solutions else []
+        found = sorted(sources.NOTEBOOKS.glob("*.ipynb"))
+        found += sorted(sources.NOTEBOOKS.glob("solutions/*.ipynb")) if solutions else []
     absent = [str(path) for path in found if not path.is_file()]
     if absent or not found:
-        raise InputError(f"No such notebook: {', '.join(absent) or execute.NOTEBOOKS / '*.ipynb'}")
+        raise InputError(f"No such notebook: {', '.join(absent) or sources.NOTEBOOKS / '*.ipynb'}")
     for start in only or []:
         if not any(path.name.startswith(start) for path in found):
             names = ", ".join(path.name for path in found)
             raise InputError(f"--only {start}: no name begins with it. The notebooks are {names}.")
     return [path for path in found if not only or path.name.startswith(tuple(only))]
+
+
+def _expanded(path: Path) -> Path:
+    """Replace `~` at the start of a path."""
+    try:
+        return files.expanded(path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -133,7 +142,7 @@ def _report(results: Sequence[sweep.Result], total: int, output: Path, what: str
     failed = [result for result in results if not result.ok]
     for result in failed:
         chosen = "".join(f" {name}={sweep.shown(value)}" for name, value in result.run.values.items())
-        print(f"{result.run.source.name}{chosen}: {result.message}", file=sys.stderr)
+        print(f"{result.label}.ipynb{chosen}: {result.message}", file=sys.stderr)
     done = len(results) - len(failed)
     print(f"{done} of {total} {what} done: {output / 'index.html'}")
     return 0 if done == total else 1
@@ -146,7 +155,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a job's output file then shows each notebook when it ends
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a job's output file then shows each notebook when it ends
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -2,14 +2,13 @@
 
 import contextlib
 import errno
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.batch import pages, sweep
-from helpers import ROOT, files, progress
+from cluster.batch import outputs, pages, sources, sweep
+from helpers import ROOT, progress
 
 import nbformat
 import papermill
@@ -17,15 +16,9 @@ import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-NOTEBOOKS = ROOT / "notebooks"
 _INTERRUPTED = "interrupted"
-_GOOD = ".last-good"  # marks the copy of a run that succeeded, after a run that failed has taken its name
 _COMPILE_LIMIT = 1800  # seconds that a notebook waits for Horovod
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class OutputError(Exception):
-    """The output folder cannot be used, so nothing was run. The message says why and what to do."""
+_PRINT_LIMIT = 600  # seconds that what a cell has printed may take to arrive after the cell's end
 
 
 def run(
@@ -55,72 +48,81 @@ def run(
       the last one.
 
     Raises:
-      OutputError: the folder cannot be written, another process uses it, or two runs would write the same file.
+      outputs.OutputError: the folder cannot be written, another process uses it, two runs would write the same file,
+        or a run would replace a file that no batch run wrote.
     """
-    targets = [output / "notebooks" / within(each.source).with_name(f"{each.name}.ipynb") for each in runs]
+    places = sources.places(each.source for each in runs)
+    targets = [output / "notebooks" / places[each.source].with_name(f"{each.name}.ipynb") for each in runs]
     twice = [target.name for target in targets if targets.count(target) > 1]
     if twice:
-        raise OutputError(f"Several runs would write the same file {twice[0]}. Give each of them another --output.")
+        raise outputs.OutputError(
+            f"Several runs would write the same file {twice[0]}. Give each of them another --output."
+        )
+    outputs.check(output, targets, places, any(each.values for each in runs))
     order = list(range(len(runs)))
     if compiling:
         order.sort(key=lambda place: _needs_horovod(runs[place].source))
     # If a sweep runs a notebook several times, links in other notebooks lead to the first run.
     links = {each.source: target.with_suffix(".html") for each, target in reversed([*zip(runs, targets, strict=True)])}
-    cells = [len(nbformat.read(each.source, 4).cells) for each in runs]
+    cells = [_cells(each.source) for each in runs]
     results: dict[int, sweep.Result] = {}  # by the place of the run in `runs`
-    with _held(output), progress.bar(total=sum(cells)) as bar:
+    with outputs.held(output), progress.bar(total=sum(cells)) as bar:
         bar.unit = "cell"
         for place in order:
             each, target = runs[place], targets[place]
+            name = target.relative_to(output / "notebooks").with_suffix("").as_posix()
             if compiling and _needs_horovod(each.source):
                 bar.set_description("waiting for Horovod to be compiled")
                 _wait_for_horovod(compiling)
-            bar.set_description(each.name)
+            bar.set_description(name)
             begun = time.monotonic()
-            models = output / "runs" / each.name if each.values else None
+            models = output / "runs" / name if each.values else None
             with _environment(ranks, models):
-                notebook, message = _execute(each, target, timeout, bar)
-            result = sweep.Result(each, each.name, (time.monotonic() - begun) / 60, message, notebook)
+                notebook, message = _execute(each, target, places[each.source], timeout, bar)
+            minutes = (time.monotonic() - begun) / 60
+            result = sweep.Result(each, name, minutes, message, notebook, place=places[each.source])
             results[place] = result
             try:
                 if notebook:
-                    result.page = target.with_suffix(".html")
-                    result.results = sweep.results(notebook, models) if result.ok else {}
-                    title = pages.title(notebook, each.source.stem)
-                    result.title = sweep.heading(title, each.values, result.results)
-                    _save(notebook, each, result.ok, target, links)
-                _summarise([results[done] for done in sorted(results)], output, note)
+                    _keep(notebook, result, models, target, links)
+                outputs.summarise([results[done] for done in sorted(results)], output, note)
             except OSError as error:
-                result.message = result.message or _unwritten(error)
+                result.message = result.message or outputs.unwritten(error)
             bar.n = sum(cells[done] for done in results)
-            bar.write(f"{each.name:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
+            bar.write(f"{name:36} {'done' if result.ok else 'FAILED':6} {result.minutes:6.1f} min")
             yield result
             if message == _INTERRUPTED:
                 return
 
 
-def within(source: Path) -> Path:
-    """Return the path of a notebook below the output folder: as it is below notebooks/, or its name alone."""
-    return source.relative_to(NOTEBOOKS) if source.is_relative_to(NOTEBOOKS) else Path(source.name)
+def _keep(
+    notebook: NotebookNode, result: sweep.Result, models: Path | None, target: Path, links: dict[Path, Path]
+) -> None:
+    """Write the executed notebook and its page, and complete the result. A page that cannot be made fails the run."""
+    page, source = "", result.run.source
+    try:
+        result.results = sweep.results(notebook, models) if result.ok else {}
+        title = pages.title(notebook, source.stem)
+        title += f" ({result.label})" if "/" in result.label else ""
+        result.title = sweep.heading(title, result.run.values, result.results)
+        page = pages.page(notebook, source, target.with_suffix(".html"), links)
+    except Exception as error:  # whatever readers bring, the other notebooks go on
+        result.message = result.message or f"its page cannot be made ({type(error).__name__}: {_first_line(error)})"
+    outputs.save(notebook, page, result.ok, target)
+    result.page = target.with_suffix(".html") if page else None
 
 
-@contextlib.contextmanager
-def _held(output: Path) -> Iterator[None]:
-    """Make the output folder and keep other processes from using it."""
-    with contextlib.ExitStack() as stack:
-        # files.held would make a folder that only its owner can read. It also reports what goes wrong here.
-        with contextlib.suppress(OSError):
-            output.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.enter_context(files.held(output))
-        except OSError as error:
-            raise OutputError(f"--output: {error}") from error
-        yield
+def _cells(source: Path) -> int:
+    """Return the number of cells of a notebook, 0 if it cannot be read."""
+    try:
+        return len(sources.read(source).cells)
+    except sources.NotebookError:
+        return 0
 
 
 def _needs_horovod(source: Path) -> bool:
     """Return whether the notebook skips cells where Horovod is missing."""
-    return "engines.skip_rest_if_missing" in source.read_text(encoding="utf-8")
+    return "engines.skip_rest_if_missing" in source.read_text(encoding="utf-8", errors="replace")
 
 
 def _wait_for_horovod(compiling: int) -> None:
@@ -139,6 +141,8 @@ def _environment(ranks: int, models: Path | None) -> Iterator[None]:
         # Otherwise Jupyter may choose a kernel of the same name that the user has installed for another Python.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        # A kernel sets this itself, unless the shell has another value. Figures of Agg never reach the notebook.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         **({"BNN_RUNS_DIR": str(models)} if models else {}),
     }
     before = {name: os.environ.pop(name, None) for name in ours}
@@ -151,14 +155,14 @@ def _environment(ranks: int, models: Path | None) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _execute(each: sweep.Run, target: Path, timeout: float, bar: tqdm) -> tuple[NotebookNode | None, str]:
+def _execute(each: sweep.Run, target: Path, place: Path, timeout: float, bar: tqdm) -> tuple[NotebookNode | None, str]:
     """Execute one notebook.
 
     Returns:
       The notebook as far as it got, or None if there is nothing to keep, and what failed, or "".
     """
     # papermill writes while it runs. It gets a file of its own, so that the copy of an earlier run stays until the end.
-    part = target.with_name(f".{target.stem}.part.ipynb")
+    part = target.with_name(".part.ipynb")
     deadline = time.monotonic() + timeout
     last, message = None, ""
 
@@ -168,30 +172,38 @@ def _execute(each: sweep.Run, target: Path, timeout: float, bar: tqdm) -> tuple[
         bar.update()
 
     try:
+        notebook = sources.read(each.source)
+        notebook.metadata.kernelspec = kernel = sources.kernel(notebook)
         part.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
+        nbformat.write(notebook, part)
+        python = kernel == sources.PYTHON
+        path = str(part).replace("{", "{{").replace("}", "}}")  # papermill takes a path for a format string
         papermill.execute_notebook(
-            str(each.source),
-            str(part),
+            path,
+            path,
             each.parameters,
-            kernel_name="python3",
+            kernel_name=kernel["name"],
+            language=kernel["language"],
             progress_bar=False,
             cwd=str(each.source.parent),
-            # Otherwise the kernel writes its log to this terminal.
-            extra_arguments=["--log-level=CRITICAL"],
+            # Otherwise the kernel of Python writes its log to this terminal.
+            extra_arguments=["--log-level=CRITICAL"] if python else [],
             timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
+            iopub_timeout=_PRINT_LIMIT,
             on_cell_start=begun,
         )
+    except sources.NotebookError as error:
+        return None, str(error)
     except KeyboardInterrupt:
         message = _INTERRUPTED
     except papermill.PapermillExecutionError as error:
         message = f"{error.ename}: {_first_line(error.evalue)}"
-    except TimeoutError:
-        message = f"not finished within {timeout:g} seconds (--timeout)"
     except Exception as error:
         message = f"{type(error).__name__}: {_first_line(error)}"
-        if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS, errno.EACCES):
-            message = _unwritten(error)
+        if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
+            message = f"not finished within {timeout:g} seconds (--timeout)"
+        if isinstance(error, OSError) and error.errno in (*outputs.FULL, errno.EROFS, errno.EACCES):
+            message = outputs.unwritten(error)
     if message and last is not None:
         message = f"cell {last}: {message}" if message != _INTERRUPTED else message
     try:
@@ -202,43 +214,9 @@ def _execute(each: sweep.Run, target: Path, timeout: float, bar: tqdm) -> tuple[
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     # papermill stores absolute paths. A reader needs the path within the course.
-    notebook.metadata.papermill |= {name: within(each.source).as_posix() for name in ("input_path", "output_path")}
-    notebook.metadata.papermill["exception"] = bool(message)
+    shown = os.fsencode(place.as_posix()).decode("utf-8", "backslashreplace")
+    notebook.metadata.setdefault("papermill", {}).update(input_path=shown, output_path=shown, exception=bool(message))
     return notebook, message
-
-
-def _save(notebook: NotebookNode, each: sweep.Run, ok: bool, target: Path, links: dict[Path, Path]) -> None:
-    """Write the executed notebook and its page. If the run failed, keep the copy of an earlier run that succeeded."""
-    page = target.with_suffix(".html")
-    copies = (target, page)
-    if not ok and _succeeded(target):
-        for path in filter(Path.is_file, copies):
-            os.replace(path, path.with_name(f"{path.stem}{_GOOD}{path.suffix}"))
-    files.write(target, nbformat.writes(notebook) + "\n")
-    files.write(page, pages.page(notebook, each.source, page, links))
-    for path in copies if ok else ():
-        path.with_name(f"{path.stem}{_GOOD}{path.suffix}").unlink(missing_ok=True)
-
-
-def _summarise(results: list[sweep.Result], output: Path, note: str) -> None:
-    """Write the index of the runs so far and, for a sweep, their table."""
-    files.write(output / "index.html", pages.index(results, output, note))
-    if any(result.run.values for result in results):
-        files.write_csv(output / "sweep.csv", sweep.rows(results))
-
-
-def _succeeded(copy: Path) -> bool:
-    """Return whether the file is a notebook that an earlier run executed to its end."""
-    try:
-        return not json.loads(copy.read_text(encoding="utf-8"))["metadata"]["papermill"]["exception"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
-def _unwritten(error: OSError) -> str:
-    """Return the message for an output that could not be written."""
-    advice = "make room for it" if error.errno in _FULL else "choose another --output"
-    return f"the output cannot be written ({error}); {advice}"
 
 
 def _first_line(error: object) -> str:

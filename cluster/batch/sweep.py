@@ -60,6 +60,7 @@ class Result:
       notebook: the executed notebook as far as it got, or None if there is none.
       page: path of its HTML page, or None if there is none.
       results: the numbers that the notebook recorded, by name.
+      place: path of the notebook below the output folder, or None if it is the notebook's name.
     """
 
     run: Run
@@ -69,6 +70,12 @@ class Result:
     notebook: "NotebookNode | None" = None
     page: Path | None = None
     results: dict[str, float] = field(default_factory=dict)
+    place: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """The notebook's name, with the folders that distinguish it from others of its name."""
+        return (self.place or Path(self.run.source.name)).with_suffix("").as_posix()
 
     @property
     def ok(self) -> bool:
@@ -158,7 +165,7 @@ def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
     taken = {*_OWN, *swept.values()}
     table = [
         {
-            "notebook": one.run.source.stem,
+            "notebook": one.label,
             **{swept[name]: shown(value) for name, value in one.run.values.items()},
             "status": "done" if one.ok else "failed",
             "minutes": round(one.minutes, 2),

@@ -1,5 +1,6 @@
 """Test batch runs with real kernels, papermill and nbconvert, and how they report failures."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import threading
 
 from cluster import engines, run_notebooks
-from cluster.batch import execute, pages, sweep
+from cluster.batch import execute, outputs, pages, sources, sweep
 from helpers import ROOT
 
 import nbformat
@@ -65,7 +66,7 @@ def test_a_failed_notebook_keeps_what_it_got_to_and_the_rest_go_on(tmp_path):
 
 
 def test_links_out_of_the_notebooks_lead_to_their_place_in_the_course():
-    source = execute.NOTEBOOKS / "01_x.ipynb"
+    source = sources.NOTEBOOKS / "01_x.ipynb"
     target = ROOT / "build" / "notebooks" / "01_x.html"
     links = "[a](../README.md) [b](solutions/01_y.ipynb#z) [c](02_z.ipynb) [d](#here) [e](mailto:a@b.org)"
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(links)])
@@ -97,9 +98,9 @@ def test_nothing_runs_if_the_command_line_is_wrong(tmp_path, capsys):
     (tmp_path / "values.yaml").write_text("- epochs\n")
     status, message = status_and_message("-f", tmp_path / "values.yaml")
     assert status == 2 and "values.yaml" in message and "epochs: 3" in message
-    (tmp_path / "half.ipynb").write_text('{"cells": [')
-    status, message = status_and_message(tmp_path / "half.ipynb")
-    assert status == 2 and "half.ipynb cannot be read" in message
+    path.write_text('{"cells": [')
+    status, message = status_and_message()
+    assert status == 2 and "01_good.ipynb cannot be read" in message and message.count("\n") == 1
 
 
 def test_which_notebooks_run_and_in_what_order(tmp_path):
@@ -107,36 +108,31 @@ def test_which_notebooks_run_and_in_what_order(tmp_path):
     assert run_notebooks.select(paths) == paths
     assert run_notebooks.select(paths, only=["04", "1"]) == paths[1:]
     usual, more = run_notebooks.select(), run_notebooks.select(solutions=True)
-    assert usual == sorted(execute.NOTEBOOKS.glob("*.ipynb"))
+    assert usual == sorted(sources.NOTEBOOKS.glob("*.ipynb"))
     assert more[: len(usual)] == usual
     assert {path.parent.name for path in more[len(usual) :]} <= {"solutions"}
 
 
 def test_two_runs_that_would_write_the_same_file_are_refused(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    same = [good(tmp_path / folder) for folder in ("a", "b")]
     out = tmp_path / "out"
-    for runs in (
-        sweep.expand({path: {} for path in same}),
-        sweep.expand({same[0]: {"rate": 1}}, {"rate": ["x", "x"]}),
-    ):
-        with pytest.raises(execute.OutputError, match="Several runs would write the same file 01_good"):
-            next(execute.run(runs, output=out))
+    runs = sweep.expand({good(tmp_path): {"rate": 1}}, {"rate": ["x", "x"]})
+    with pytest.raises(outputs.OutputError, match="Several runs would write the same file 01_good"):
+        next(execute.run(runs, output=out))
     assert not out.exists()
 
 
-def test_others_may_read_what_a_batch_run_leaves_as_far_as_the_umask_allows(tmp_path):
-    before = os.umask(0o022)
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, mask, mode):
+    before = os.umask(mask)
     try:
         (result,) = execute.run(sweep.expand({notebook(tmp_path, "01_x.ipynb", work="1"): {}}), output=tmp_path / "out")
     finally:
         os.umask(before)
     assert result.ok
     for path in (tmp_path / "out", tmp_path / "out" / "notebooks"):
-        assert path.stat().st_mode & 0o777 == 0o755
+        assert path.stat().st_mode & 0o777 == 0o777 & ~mask
     for path in (tmp_path / "out" / "index.html", result.page, result.page.with_suffix(".ipynb")):
-        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.stat().st_mode & 0o777 == mode
 
 
 def test_a_dead_kernel_and_a_time_limit_are_reported_and_old_copies_survive(tmp_path):
@@ -158,12 +154,13 @@ def test_a_killed_run_leaves_the_older_copy_and_no_kernel(tmp_path):
     long = notebook(tmp_path, "01_long.ipynb", wait=f"open({str(mark)!r}, 'w')\nimport time\ntime.sleep(300)")
     older = tmp_path / "out" / "notebooks" / "01_long.ipynb"
     older.parent.mkdir(parents=True)
-    older.write_text("the older copy")
+    marks = {"input_path": "01_long.ipynb", "output_path": "01_long.ipynb", "exception": False}
+    older.write_text(json.dumps({"metadata": {"papermill": marks}, "cells": ["the older copy"]}))
     run = command(long, "--output", tmp_path / "out")
     family = wait_for(mark, run)
     run.kill()
     run.communicate(timeout=20)
-    assert older.read_text() == "the older copy"
+    assert "the older copy" in older.read_text()
     assert_gone(family)
 
 
