@@ -95,7 +95,7 @@ def test_details_hold_what_they_hide(folder):
 
 
 def test_what_one_cell_leaves_open_or_closes_too_often_does_not_reach_the_next(folder):
-    soup = shown(folder, "<details>\n<summary>Open", "<b>bold", "</div></div></div>", "# The last")
+    soup = shown(folder, "<details>\n<summary>Open", "<b>bold", "</div></div></main>", "# The last")
     cells = soup.select("main > .jp-Cell")
     assert len(cells) == 4 and not soup.select("details .jp-Cell, b .jp-Cell")
 
