@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from helpers import data, elbo
 from helpers.distributed import watchdog
+from helpers.fit.check import check, warn
 from helpers.fit.steps import State, compile_steps
 from helpers.layers import seed_noise
 from helpers.progress import bar
@@ -54,6 +55,7 @@ def fit(
 
     Raises:
       data.DataError: the training set is too small for the batch size and the world size.
+      ValueError: targets and outputs do not match, or the loss is not a mean over examples (see `check.check`).
       FileExistsError, ValueError: the folder holds another run, or a damaged one (see `runs.Checkpoints.open`).
       OSError: a checkpoint cannot be written, or another process uses the folder.
       FloatingPointError: the loss is not finite. The last checkpoint is from an earlier step.
@@ -65,6 +67,9 @@ def fit(
     last_step = epochs * per_epoch if run.max_steps is None else min(epochs * per_epoch, run.max_steps)
     checkpoint_every, callback_every = run.checkpoint_every or per_epoch, run.callback_every or per_epoch
 
+    found = check(model, x, y, loss)
+    if world.rank == 0:
+        warn(found)
     state = State(model, optimizer or keras.optimizers.legacy.Adam(1e-3))
     seed_noise(model, seed, world.rank)
     settings = {"model": model.name, "examples": num_examples, "batch_size": batch_size, "seed": seed}
@@ -112,7 +117,7 @@ def fit(
                     row = {"epoch": epoch + 1, "step": step, **state.means(), **loss.report(step / per_epoch)}
                     history.epochs.append(row | {"seconds": history.seconds(epoch_row)})
                 if epoch_ended:
-                    state.totals.assign(tf.zeros_like(state.totals))
+                    state.clear()
                     epoch_row = len(history.steps)
                 if saving:
                     state.epoch.assign(step // per_epoch)

@@ -1,10 +1,12 @@
 """The compiled training step, and all that a run consists of."""
 
+import warnings
 from collections.abc import Callable
 
 from helpers import data, elbo
 from helpers.distributed import ALONE, World
 from helpers.fit import loss_scale
+from helpers.layers.divergence import is_regularised
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,7 @@ class State:
     Attributes:
       epoch, examples: whole epochs done, and examples of all ranks seen in the present one.
       totals: sums over the present epoch so far: steps, loss, NLL, KL, accuracy (NaN for real-valued targets).
+      regulariser: the sum of what regularisers have added to the loss; None for a model without regularisers.
       wish: not 0 if this rank was asked to stop; the watchdog sets it from its own thread.
     """
 
@@ -36,12 +39,17 @@ class State:
         self.loss_scale = loss_scale.for_model(model)
         if self.loss_scale.variables:
             counters["loss_scale"] = self.loss_scale
+        # It has a variable of its own, so that checkpoints of models without regularisers are as they always were.
+        self.regulariser = tf.Variable(0.0, trainable=False) if is_regularised(model) else None
+        if self.regulariser is not None:
+            counters["regulariser"] = self.regulariser
         self.checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, **counters)
 
     def variables(self) -> list:
         """Return what the ranks must have in common before the first step, with how much noise was drawn."""
         noise = [layer.generator.state for layer in self.model.submodules if hasattr(layer, "generator")]
         counters = [self.epoch, self.examples, self.totals, *self.loss_scale.variables]
+        counters += [] if self.regulariser is None else [self.regulariser]
         return [*self.model.variables, *self.optimizer.variables(), *counters, *noise]
 
     def set_step(self, per_epoch: int, global_batch: int) -> int:
@@ -60,6 +68,8 @@ class State:
           FloatingPointError: the loss is not finite, or no step is taken any more; on every rank alike.
         """
         self.totals.assign(world.mean(self.totals))
+        if self.regulariser is not None:
+            self.regulariser.assign(world.mean(self.regulariser))
         loss = float(self.totals[1])
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss}; try a lower learning rate")
@@ -69,7 +79,15 @@ class State:
         """Return the averages over the steps of the epoch so far, as a part of a row of the history."""
         steps, *sums = (float(total) for total in self.totals.numpy())
         row = {name: total / steps for name, total in zip(("loss", "nll", "kl", "accuracy"), sums, strict=True)}
+        if self.regulariser is not None:
+            row["regulariser"] = float(self.regulariser) / steps
         return {name: mean for name, mean in row.items() if name != "accuracy" or not np.isnan(mean)}
+
+    def clear(self) -> None:
+        """Begin the sums of a new epoch."""
+        self.totals.assign(tf.zeros_like(self.totals))
+        if self.regulariser is not None:
+            self.regulariser.assign(0.0)
 
 
 def compile_steps(state: State, loss: Callable, num_examples: int, per_epoch: int, world: World) -> Callable:
@@ -80,6 +98,7 @@ def compile_steps(state: State, loss: Callable, num_examples: int, per_epoch: in
     wishes.
     """
     model, parameters = state.model, state.model.trainable_variables
+    real = getattr(loss, "nll", None) is elbo.gaussian_nll  # whose targets may be whole numbers
 
     @tf.function(reduce_retracing=True)
     def train(batches, count, epoch):
@@ -89,18 +108,39 @@ def compile_steps(state: State, loss: Callable, num_examples: int, per_epoch: in
             with tf.GradientTape() as tape:
                 parts = loss(model, x, y, num_examples, epoch + tf.cast(i, tf.float32) / per_epoch)
                 scaled = parts.loss * state.loss_scale.scale
-            gradients = tape.gradient(scaled, parameters)
+            gradients, moved = _found(tape.gradient(scaled, parameters), parameters, world)
             # Distributed: the wish to stop travels with the gradients, because its own message would cost as much.
             *gradients, wish = world.average([*gradients, state.wish.read_value()])
-            state.loss_scale.apply(state.optimizer, gradients, parameters)
-            accuracy = float("nan")
-            if y.dtype.is_integer:
-                accuracy = tf.reduce_mean(tf.cast(tf.argmax(parts.outputs, -1, y.dtype) == y, tf.float32))
-            state.totals.assign_add([1.0, parts.loss, parts.nll, parts.kl, accuracy])
+            state.loss_scale.apply(state.optimizer, gradients, moved)
+            accuracy = float("nan") if real else elbo.accuracy(y, parts.outputs)
+            sums = [1.0, parts.loss, parts.nll, parts.kl, accuracy]
+            state.totals.assign_add([tf.cast(part, tf.float32) for part in sums])
+            if state.regulariser is not None:
+                state.regulariser.assign_add(tf.cast(parts.regulariser, tf.float32))
             i += 1
         return i, wish
 
     return train
+
+
+@tf.autograph.experimental.do_not_convert
+def _found(gradients: list, parameters: list, world: World) -> tuple[list, list]:
+    """Return the gradients that there are and their parameters. The loss does not depend on the others, which stay.
+
+    Raises:
+      ValueError: the loss depends on no parameter.
+    """
+    found = [(g, v) for g, v in zip(gradients, parameters, strict=True) if g is not None]
+    names = [v.name for g, v in zip(gradients, parameters, strict=True) if g is None]
+    if not found:
+        raise ValueError("The loss depends on none of the model's trainable variables, so there is nothing to train.")
+    if names and world.rank == 0:
+        warnings.warn(
+            f"The loss does not depend on the trainable variables {', '.join(names)}, so training leaves them as they "
+            "are. Set trainable=False or remove them, or use them in the loss.",
+            stacklevel=2,
+        )
+    return [g for g, _ in found], [v for _, v in found]
 
 
 def stepper(

@@ -27,24 +27,51 @@ from tensorflow_probability import distributions as tfd
 INITIAL_SCALE = 0.01
 
 
-def gaussian_kl(posterior: tfd.Distribution, prior: tfd.Distribution, _: object = None) -> tf.Tensor:
-    """Compute KL(posterior || prior) of two factorised Gaussians, summed over all weights.
+def factors(distribution: tfd.Distribution) -> tfd.Distribution:
+    """Return the distribution of single weights that `tfd.Independent` makes one of all weights.
 
-    Kingma and Welling (2014), appendix B, for any mean and scale of the prior. With r = scale_q / scale_p it is
-    sum(r^2 + ((loc_q - loc_p) / scale_p)^2 - 1 - 2 log r) / 2.
+    Other distributions of TFP have an attribute `distribution` as well, but it has another meaning there.
+    """
+    while isinstance(distribution, tfd.Independent):
+        distribution = distribution.distribution
+    return distribution
+
+
+def gaussian_kl(
+    posterior: tfd.Distribution, prior: tfd.Distribution, draw: tf.Tensor | Callable | None = None
+) -> tf.Tensor:
+    """Compute KL(posterior || prior), summed over all weights.
+
+    For two factorised Gaussians it is that of Kingma and Welling (2014), appendix B, for any mean and scale of the
+    prior. With r = scale_q / scale_p it is sum(r^2 + ((loc_q - loc_p) / scale_p)^2 - 1 - 2 log r) / 2. For other
+    distributions it is TFP's formula, or if there is none, the estimate log q(w) - log p(w) from one draw w (Blundell
+    et al. 2015, equation 2).
 
     Args:
-      posterior, prior: two `tfd.Independent(tfd.Normal)` of the same shape. TFP computes the KL of other distributions.
-      _: the draw of the weights that tfp.layers pass to every divergence, which is not used.
+      posterior, prior: distributions of the weights. Means and scales may be shared by several weights.
+      draw: a draw from the posterior for the estimate, or a function that makes one; None draws one.
 
     Returns:
       A scalar in nats.
     """
-    q, p = (getattr(d, "distribution", None) for d in (posterior, prior))
+    q, p = factors(posterior), factors(prior)
     if not (isinstance(q, tfd.Normal) and isinstance(p, tfd.Normal)):
-        return tfd.kl_divergence(posterior, prior)
+        try:
+            return tf.reduce_sum(tfd.kl_divergence(posterior, prior))
+        except NotImplementedError:
+            draw = posterior.sample() if draw is None else draw() if callable(draw) else draw
+            return tf.reduce_sum(posterior.log_prob(draw)) - tf.reduce_sum(prior.log_prob(draw))
     r, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
-    return tf.nn.l2_loss(r) + tf.nn.l2_loss(shift) - tf.reduce_sum(tf.math.log(r)) - 0.5 * math.prod(r.shape)
+    weights = math.prod(tf.broadcast_static_shape(q.batch_shape, p.batch_shape))
+    each = [weights / math.prod(part.shape) for part in (r, shift)]  # weights that share one number
+    square = each[0] * tf.nn.l2_loss(r) + each[1] * tf.nn.l2_loss(shift)
+    return square - each[0] * tf.reduce_sum(tf.math.log(r)) - 0.5 * weights
+
+
+def _whole(part: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """Return a mean or scale of each weight, from one that weights may share."""
+    part = tf.convert_to_tensor(part)
+    return part if part.shape == shape else tf.broadcast_to(part, shape)
 
 
 def _defaults() -> dict[str, Callable]:
@@ -101,11 +128,11 @@ class _OwnNoise(keras.layers.Layer):
           The outputs, in the policy's type of computation.
         """
         posterior = self.kernel_posterior
-        normal = getattr(posterior, "distribution", None)
+        normal = factors(posterior)
         if isinstance(normal, tfd.Normal):
             # Otherwise noise and KL each compute the scale from its variable. `__dict__` keeps Keras from tracking it.
-            normal = tfd.Normal(tf.convert_to_tensor(normal.loc), tf.convert_to_tensor(normal.scale))
-            self.__dict__["kernel_posterior"] = tfd.Independent(normal, posterior.reinterpreted_batch_ndims)
+            normal = tfd.Normal(*(_whole(part, normal.batch_shape) for part in (normal.loc, normal.scale)))
+            self.__dict__["kernel_posterior"] = tfd.Independent(normal, len(normal.batch_shape))
         try:
             # This is TFP's `call` without its first line, which demands inputs of the type of the parameters.
             outputs = self._apply_variational_kernel(tf.cast(inputs, self.compute_dtype))
@@ -132,11 +159,11 @@ class _OwnNoise(keras.layers.Layer):
 
     def _draw(self, posterior: tfd.Distribution) -> tf.Tensor:
         """Draw from a distribution with the layer's own generator, in the type of the products."""
-        factors = getattr(posterior, "distribution", posterior)
-        if isinstance(factors, tfd.Deterministic):
-            draw = factors.loc
-        elif isinstance(factors, tfd.Normal):
-            draw = factors.loc + factors.scale * noise.normal(self.generator, factors.batch_shape, factors.dtype)
+        one = factors(posterior)
+        if isinstance(one, tfd.Deterministic):
+            draw = one.loc
+        elif isinstance(one, tfd.Normal):
+            draw = one.loc + one.scale * noise.normal(self.generator, one.batch_shape, one.dtype)
         else:
             draw = posterior.sample(seed=tf.cast(self.generator.make_seeds()[:, 0], tf.int32))
         return tf.cast(draw, self.compute_dtype)
@@ -148,7 +175,7 @@ class _OwnNoise(keras.layers.Layer):
           TypeError: the posterior is not one of independent Normals, so its noise may have a sign.
         """
         self.kernel_posterior_tensor = None
-        normal, rows = self.kernel_posterior.distribution, inputs.shape[0] or tf.shape(inputs)[0]
+        normal, rows = factors(self.kernel_posterior), inputs.shape[0] or tf.shape(inputs)[0]
         if not isinstance(normal, tfd.Normal):
             raise TypeError(
                 f"{self.name} has the posterior {self.kernel_posterior}, but flipout needs independent Normals. "

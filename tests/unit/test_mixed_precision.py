@@ -41,7 +41,7 @@ def test_parameters_kl_and_logits_are_float32_and_the_kl_is_the_same_to_the_bit(
         model = models.build(name, seed=3, mixed_precision=mixed)
         seed_noise(model, 4)
         with tf.GradientTape() as tape:
-            _, nll, kl, outputs = NegativeElbo()(model, x, y, num_examples=100)
+            _, nll, kl, outputs, _ = NegativeElbo()(model, x, y, num_examples=100)
         kernels = [v for v in model.trainable_variables if "posterior" in v.name]
         results.append([nll, kl, outputs, *tape.gradient(kl, kernels)])
         assert {v.dtype for v in model.trainable_variables} == {tf.float32} and outputs.dtype == tf.float32
