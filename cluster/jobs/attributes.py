@@ -9,7 +9,8 @@ from cluster.jobs.states import JobError
 import psij
 
 _PLAIN = r"[\w@%+=:,./&-]+"  # values that a directive can hold; Cobalt splits at white space and knows no quotes
-_PBS = "a c h J k l m M p P r u v W"
+_PBS = "N a c h J k l m M p P r u v W"
+NAMES = ("job-name", "N", "jobname")  # the options that name a job, for Slurm, PBS and Cobalt
 # By scheduler: options with a value, and options without. Sources: sbatch(1) of Slurm 22.05, the qsub sections of the
 # PBS Professional reference guide and of Cobalt's manual. Options that the course sets itself are left out.
 _OPTIONS = {
@@ -17,15 +18,15 @@ _OPTIONS = {
         "acctg-freq array batch bb bbf begin cluster-constraint clusters comment constraint container core-spec "
         "cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency distribution exclude exclusive "
         "extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint "
-        "kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus "
-        "network nice nodelist ntasks-per-core ntasks-per-gpu ntasks-per-socket open-mode power prefer priority "
-        "profile propagate qos reservation signal sockets-per-node switches thread-spec threads-per-core time-min tmp "
-        "wait-all-nodes wckey",
+        "job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu "
+        "mincpus network nice nodelist ntasks-per-core ntasks-per-gpu ntasks-per-socket open-mode power prefer "
+        "priority profile propagate qos reservation signal sockets-per-node switches thread-spec threads-per-core "
+        "time-min tmp wait-all-nodes wckey",
         "contiguous exclusive hold no-kill no-requeue overcommit oversubscribe reboot requeue spread-job use-min-nodes",
     ),
     "pbs": (f"{_PBS} select", ""),
     "pbs_classic": (_PBS, ""),
-    "cobalt": ("attrs debuglog dependencies env notify run_users umask user_list", ""),
+    "cobalt": ("attrs debuglog dependencies env jobname notify run_users umask user_list", ""),
 }
 
 

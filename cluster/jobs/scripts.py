@@ -196,15 +196,18 @@ def _job(options: argparse.Namespace, folder: Path) -> psij.Job:
         cpu_cores_per_process=options.threads,
         exclusive_node_use=options.exclusive,
     )
+    asked = attributes.checked(options)
+    own: Any = asked.custom_attributes  # PSI/J's hints allow None
+    named = [own.pop(name) for name in attributes.NAMES if name in own]  # a script states the name of its job once
     specification = psij.JobSpec(
-        name=f"bnn-{options.what}",
+        name=str(named[0]) if named else f"bnn-{options.what}",
         executable=program,
         arguments=arguments,
         directory=ROOT,
         stderr_path=folder / "launch.txt",
         # With resources, PSI/J's local executor would leave a file with the names of hosts behind.
         resources=None if options.scheduler == "local" else resources,
-        attributes=attributes.checked(options),
+        attributes=asked,
     )
     return psij.Job(specification)
 

@@ -72,6 +72,18 @@ def test_the_script_for_pbs(capsys, kind, more, chunks):
     assert {"BNN_RANKS_PER_NODE=4", "OMP_NUM_THREADS=2"} <= set(words)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "option", "line"),
+    [("slurm", "job-name", '#SBATCH --job-name="mine"'), ("pbs", "N", '#PBS -N "mine"'),
+     ("pbs_classic", "N", '#PBS -N "mine"'), ("cobalt", "jobname", "#COBALT --jobname=mine")],
+)  # fmt: skip
+def test_a_job_has_one_name_which_may_be_chosen(capsys, scheduler, option, line):
+    chosen = dry(capsys, "train", "--scheduler", scheduler, "--attribute", f"{option}=mine")
+    assert chosen.splitlines().count(line) == 1 and option not in chosen.replace(line, "").split()
+    usual = dry(capsys, "train", "--scheduler", scheduler)
+    assert len(chosen.splitlines()) == len(usual.splitlines()) and line.replace("mine", "bnn-train") in usual
+
+
 def test_the_script_for_slurm(capsys):
     text = dry(capsys, "train", "--scheduler", "slurm", *ASKED, "--attribute", "qos=debug", "--", "--model=a b")
     for line in ("nodes=2", "ntasks-per-node=4", "cpus-per-task=2", "time=1:2:3", 'partition="q"', 'account="acc"'):
@@ -192,6 +204,7 @@ def test_the_jobs_folder_is_absolute_because_jobs_run_in_another(tmp_path, name,
         (["train", "--time", "0-00:00:00"], "expected H:MM:SS"),
         (["train", "--scheduler", "lsf"], "invalid choice: 'lsf'"),
         (["train", "--scheduler", "slurm", "--attribute", "qos"], "--attribute 'qos': expected NAME=VALUE"),
+        (["train", "--scheduler", "slurm", "--attribute", "job-name=Big run"], "expected NAME=VALUE without spaces"),
         (["train", "--scheduler", "slurm", "--attribute", "qos=a b"], "expected NAME=VALUE without spaces"),
         (["train", "--scheduler", "local", "--nodes", "2"], "this machine is one node"),
         (["train", "--scheduler", "local", "--queue", "debug"], "this machine is one node without queues"),
