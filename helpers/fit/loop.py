@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from helpers import data, elbo
 from helpers.distributed import watchdog
+from helpers.fit.averages import MovingAverages
 from helpers.fit.check import check, warn
 from helpers.fit.steps import State, compile_steps
 from helpers.layers import noise
@@ -36,7 +37,8 @@ def fit(
 
     Call it alone, or with the same arguments on every rank of `run.world`. Then each rank takes its shard of each
     epoch's order, and the gradients are averaged. So N ranks with batches of b examples follow one rank with batches
-    of N * b.
+    of N * b. Batch normalisation is an exception, because it normalises each rank's batch by itself. The ranks average
+    its moving averages before each checkpoint, each callback and the end.
 
     Each rank draws noise of its own, whatever layer draws it. The numbers depend on `seed`, the rank and the step. For
     generators that the checkpoint holds, such as those of `helpers.layers`, a resumed run draws the same numbers as an
@@ -98,6 +100,7 @@ def fit(
 
         shard = {"seed": seed, "rank": world.rank, "size": world.size}
         feed = _Feed(x, y, per_epoch, batch_size=batch_size, augment=augment, **shard)
+        averages = MovingAverages(model, world)
         noise.seed_operations(model, seed, world.rank, step)
         train = compile_steps(state, loss, num_examples, per_epoch, world)
         with bar(None, last_step, model.name, initial=step, disable=not run.progress or world.rank > 0) as ticker:
@@ -122,6 +125,8 @@ def fit(
                 means = state.means() if calling else {}
                 if epoch_ended or ended or saving:
                     state.average(world)
+                if calling or ended or saving:
+                    averages.average()
                 if epoch_ended or ended:
                     row = {"epoch": epoch + 1, "step": step, **state.means(), **loss.report(step / per_epoch)}
                     history.epochs.append(row | {"seconds": history.seconds(epoch_row)})
