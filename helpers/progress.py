@@ -17,7 +17,7 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
     "ALPS_APP_PE",
 )
-# Slurm gives its last step numbers to steps that srun did not start: batch scripts, interactive shells, prologs.
+# Slurm keeps its last step numbers for batch scripts and interactive shells. Version 22.05 sets none in a batch script.
 SLURM_RESERVED = 0xFFFFFFF0
 
 
@@ -79,7 +79,7 @@ def launched_rank() -> int | None:
 
 
 def _in_slurm_step() -> bool:
-    """Return whether srun has started this process as one of several tasks (srun(1) of Slurm 24.11)."""
+    """Return whether srun has started this process as one of several tasks, tested with Slurm 22.05."""
     step, tasks = (os.environ.get(name, "") for name in ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"))
     return step.isdigit() and int(step) < SLURM_RESERVED and tasks.isdigit() and int(tasks) > 1
 
