@@ -17,6 +17,8 @@ RANK_VARIABLES = (
     "SLURM_PROCID",
     "ALPS_APP_PE",
 )
+# Slurm keeps its last step numbers for batch scripts and interactive shells. Version 22.05 sets none in a batch script.
+SLURM_RESERVED = 0xFFFFFFF0
 
 
 def escape_unprintable() -> None:
@@ -62,9 +64,24 @@ def bar(
 
 
 def launched_rank() -> int | None:
-    """Return the rank that the launcher gave this process, without starting MPI. None if there is no launcher."""
-    found = (os.environ[name] for name in RANK_VARIABLES if os.environ.get(name, "").isdigit())
-    return next((int(rank) for rank in found), None)
+    """Return the rank that the launcher gave this process, without starting MPI. None if there is no launcher.
+
+    Slurm sets SLURM_PROCID also where it starts one process only, as for a batch script or an interactive shell. There
+    it may set a rank of PMI or PMIx as well. A process of such a script or shell is alone.
+    """
+    alone = {
+        "PMI_RANK": os.environ.get("PMI_SIZE") == "1",
+        "PMIX_RANK": "SLURM_JOB_ID" in os.environ and not _in_slurm_step(),
+        "SLURM_PROCID": not _in_slurm_step(),
+    }
+    found = (name for name in RANK_VARIABLES if os.environ.get(name, "").isdigit() and not alone.get(name))
+    return next((int(os.environ[name]) for name in found), None)
+
+
+def _in_slurm_step() -> bool:
+    """Return whether srun has started this process as one of several tasks, tested with Slurm 22.05."""
+    step, tasks = (os.environ.get(name, "") for name in ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"))
+    return step.isdigit() and int(step) < SLURM_RESERVED and tasks.isdigit() and int(tasks) > 1
 
 
 def _in_notebook() -> bool:

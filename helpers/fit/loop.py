@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from helpers import data, elbo
 from helpers.distributed import watchdog
+from helpers.fit.averages import MovingAverages
 from helpers.fit.check import check, warn
 from helpers.fit.steps import State, compile_steps
-from helpers.layers import seed_noise
+from helpers.layers import noise
 from helpers.progress import bar
 from helpers.runs import History, Run
 
@@ -36,7 +37,15 @@ def fit(
 
     Call it alone, or with the same arguments on every rank of `run.world`. Then each rank takes its shard of each
     epoch's order, and the gradients are averaged. So N ranks with batches of b examples follow one rank with batches
-    of N * b.
+    of N * b. Batch normalisation is an exception, because it normalises each rank's batch by itself. The ranks average
+    its moving averages before each checkpoint, each callback and the end.
+
+    Each rank draws noise of its own, whatever layer draws it. The numbers depend on `seed`, the rank and the step. For
+    generators that the checkpoint holds, such as those of `helpers.layers`, a resumed run draws the same numbers as an
+    uninterrupted one. It draws other numbers for dropout, tfp.layers and all others that use TensorFlow's random
+    operations, whose state cannot be saved, but the same ones whenever it is resumed at the same step. `fit` cannot
+    change stateless operations with a seed of a layer's own, NumPy's random numbers, and functions that were traced
+    earlier and belong to no layer or to a SavedModel. If such noise has one seed on all ranks, it is the same on all.
 
     Args:
       model: a built Keras model. If some of its layers compute in float16, the loss is scaled (see `loss_scale`).
@@ -47,7 +56,7 @@ def fit(
         not scaled by the number of ranks. Make a new optimiser for each call, because it keeps a state.
       loss: a `NegativeElbo`, or another object with its methods.
       augment: function that changes the images of a batch at random, such as `data.shift_and_reflect`.
-      seed: seed of the order of the examples and of the weight noise. The initial weights are the model's own.
+      seed: seed of the order of the examples and of the noise. The initial weights are the model's own.
       run: the folder, checkpoints, callback and other circumstances of this run.
 
     Returns:
@@ -71,14 +80,15 @@ def fit(
     if world.rank == 0:
         warn(found)
     state = State(model, optimizer or keras.optimizers.legacy.Adam(1e-3))
-    seed_noise(model, seed, world.rank)
+    noise.seed_noise(model, seed, world.rank)
     settings = {"model": model.name, "examples": num_examples, "batch_size": batch_size, "seed": seed}
     if run.folder is not None:
         settings |= {**run.settings, **loss.settings(), **({"augment": True} if augment else {})}
-    with run.open(state.checkpoint, settings) as checkpoints, watchdog.stoppable(state.wish):
+    stoppable, kept = watchdog.stoppable(state.wish), noise.global_seed_kept()
+    with run.open(state.checkpoint, settings) as checkpoints, stoppable, kept:
         # Distributed: all ranks start from rank 0's parameters, optimiser state and counters, with noise of their own.
         world.broadcast(state.variables())
-        seed_noise(model, seed, world.rank, restart=False)
+        noise.seed_noise(model, seed, world.rank, restart=False)
         step = state.set_step(per_epoch, batch_size * world.size)
         history = checkpoints.history.continued(step // per_epoch, complete=step >= last_step)
         # Rows of another number of ranks count other steps, so between epochs no row is searched for.
@@ -90,6 +100,8 @@ def fit(
 
         shard = {"seed": seed, "rank": world.rank, "size": world.size}
         feed = _Feed(x, y, per_epoch, batch_size=batch_size, augment=augment, **shard)
+        averages = MovingAverages(model, world)
+        noise.seed_operations(model, seed, world.rank, step)
         train = compile_steps(state, loss, num_examples, per_epoch, world)
         with bar(None, last_step, model.name, initial=step, disable=not run.progress or world.rank > 0) as ticker:
             while step < last_step:
@@ -113,6 +125,8 @@ def fit(
                 means = state.means() if calling else {}
                 if epoch_ended or ended or saving:
                     state.average(world)
+                if calling or ended or saving:
+                    averages.average()
                 if epoch_ended or ended:
                     row = {"epoch": epoch + 1, "step": step, **state.means(), **loss.report(step / per_epoch)}
                     history.epochs.append(row | {"seconds": history.seconds(epoch_row)})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from helpers import data, elbo
 from helpers.distributed import ALONE, World
 from helpers.fit import loss_scale
+from helpers.layers import noise
 from helpers.layers.divergence import is_regularised
 
 import numpy as np
@@ -47,10 +48,10 @@ class State:
 
     def variables(self) -> list:
         """Return what the ranks must have in common before the first step, with how much noise was drawn."""
-        noise = [layer.generator.state for layer in self.model.submodules if hasattr(layer, "generator")]
+        streams = [generator.state for generator in noise.saved_generators(self.model)]
         counters = [self.epoch, self.examples, self.totals, *self.loss_scale.variables]
         counters += [] if self.regulariser is None else [self.regulariser]
-        return [*self.model.variables, *self.optimizer.variables(), *counters, *noise]
+        return [*self.model.variables, *self.optimizer.variables(), *counters, *streams]
 
     def set_step(self, per_epoch: int, global_batch: int) -> int:
         """Return the step at which this run stands, and give it to the optimiser, whose schedule reads it.

@@ -4,9 +4,11 @@ A stream of random numbers is a Philox generator (Salmon, Moraes, Dror and Shaw 
 on a counter alone, on every device.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +16,7 @@ import tf_keras as keras
 
 # Named, because TensorFlow may otherwise choose another algorithm on another device.
 fold_in = functools.partial(tf.random.experimental.stateless_fold_in, alg="philox")
+SEEDS = 2**31 - 1  # TensorFlow takes its global seed modulo this number
 # The eight signs in each of the 256 octets.
 _SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
@@ -89,10 +92,18 @@ def signs(
     return tf.reshape(tf.reshape(octets, [-1])[:count], [rows, columns])
 
 
+def saved_generators(model: keras.Model) -> list[tf.random.Generator]:
+    """Return the generators that a checkpoint of `model` holds, those of layers with a `generator` first."""
+    layers = (getattr(layer, "generator", None) for layer in model.submodules)
+    found = [part for part in (*layers, *tf.train.TrackableView(model).descendants()) if _is_generator(part)]
+    return list({id(generator): generator for generator in found}.values())
+
+
 def seed_noise(model: keras.Model, seed: int, rank: int = 0, restart: bool = True) -> None:
-    """Give the weight noise of each layer that owns a generator the key of (seed, rank, layer).
+    """Give each generator that a checkpoint of `model` holds the key of (seed, rank, number of the generator).
 
     The noise of two ranks must differ. If N ranks drew the same noise, averaging their gradients would not reduce it.
+    Layers without such a generator are for `seed_operations`.
 
     Args:
       model: the model, whose layers' generators are changed in place.
@@ -101,9 +112,73 @@ def seed_noise(model: keras.Model, seed: int, rank: int = 0, restart: bool = Tru
       restart: begin the streams anew. With False they keep the place that a checkpoint has restored. All ranks have
         drawn equally many numbers, so the checkpoint of rank 0 serves all of them.
     """
-    for index, layer in enumerate(layer for layer in model.submodules if hasattr(layer, "generator")):
-        # TensorFlow's stateless hash mixes the three numbers, because no two triples may have the same Philox key.
-        mixed = fold_in(tf.constant([seed, rank], tf.int64), index)
-        key = tf.random.stateless_uniform([], mixed, None, None, tf.int64, alg="philox")
-        counter = tf.zeros([2], tf.int64) if restart else layer.generator.state[:2]
-        layer.generator.reset_from_key_counter(key, counter)
+    # TensorFlow's stateless hash mixes the three numbers, because no two triples may have the same Philox key.
+    _reset(saved_generators(model), tf.constant([seed, rank], tf.int64), restart)
+
+
+def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None:
+    """Seed the noise of which no checkpoint holds the state by (seed, rank, step).
+
+    This is the noise of TensorFlow's random operations, which Keras' dropout, tfp.layers and a reader's own layers
+    draw from, of Keras' random augmentation layers, and of TensorFlow's global generator. It sets TensorFlow's global
+    seed, which functions that are traced afterwards read.
+
+    Args:
+      model: the model, whose layers' generators are changed in place.
+      seed: the seed of the run.
+      rank: the rank of this process.
+      step: the step at which the run starts or goes on.
+    """
+    mixed = fold_in(fold_in(tf.constant([seed, 0], tf.int64), -1), step)
+    start = int(tf.random.stateless_uniform([], mixed, 0, SEEDS, tf.int64, alg="philox"))
+    # The sum gives each rank another seed. A hash into so few seeds would give the same one to some of many ranks.
+    tf.random.set_seed((start + rank) % SEEDS)
+    _forget_traces(model)
+    unsaved = []
+    for layer in model.submodules:
+        source: Any = getattr(layer, "_random_generator", None)
+        if hasattr(source, "_maybe_init"):  # Keras makes it late, and keeps it out of checkpoints
+            source._maybe_init()
+            unsaved.append(source._generator)
+    with contextlib.suppress(RuntimeError):  # it does not exist if only deterministic operations are allowed
+        unsaved.append(tf.random.get_global_generator())
+    _reset([part for part in unsaved if _is_generator(part)], fold_in(mixed, rank), restart=True)
+
+
+@contextlib.contextmanager
+def global_seed_kept() -> Iterator[None]:
+    """Give TensorFlow's global seed back at the end, at the place in its stream at which it was.
+
+    Otherwise models that are built after two runs with one seed would start with the same weights.
+    """
+    _, following = tf.compat.v1.get_seed(None)  # None if there is no global seed
+    try:
+        yield
+    finally:
+        tf.random.set_seed(following)
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """Let each tf.function that belongs to a layer be traced anew, because a trace keeps the seed of its time."""
+    for part in (model, *model.submodules):
+        names = [name for kind in type(part).__mro__ for name, value in vars(kind).items() if _is_function(value)]
+        for function in (*(getattr(part, name) for name in names), *filter(_is_function, vars(part).values())):
+            # TensorFlow has no public way. Without this attribute, the earlier trace is used.
+            if hasattr(function, "_function_cache"):
+                function._function_cache.clear()
+
+
+def _is_function(value: object) -> bool:
+    return isinstance(value, tf.types.experimental.PolymorphicFunction)
+
+
+def _is_generator(part: object) -> bool:
+    return isinstance(part, tf.random.Generator)
+
+
+def _reset(generators: list[tf.random.Generator], mixed: tf.Tensor, restart: bool) -> None:
+    """Give each generator the key that belongs to the seed `mixed`, an int64 [2], and to its place in the list."""
+    for index, generator in enumerate(generators):
+        key = tf.random.stateless_uniform([], fold_in(mixed, index), None, None, tf.int64, alg="philox")
+        counter = generator.state[:-1]  # the key is the last number
+        generator.reset_from_key_counter(key, tf.zeros_like(counter) if restart else counter)

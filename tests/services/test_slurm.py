@@ -190,6 +190,18 @@ def test_srun_takes_the_launcher_s_options_and_fills_the_allocation(machine, tmp
     assert [rank for rank, _ in ranks] == ["0", "1", "2"] and {node for _, node in ranks} == {"node0", "node1"}
 
 
+def test_a_rank_is_a_task_of_several_that_srun_started(machine, tmp_path):
+    say = "from helpers.progress import launched_rank; print('rank', launched_rank(), flush=True)"
+    alone, script = shlex.join([sys.executable, "-c", say]), tmp_path / "job.sh"
+    script.write_text(f"#!/bin/sh\n{alone}\nsrun -n 1 {alone}\nsrun -n 2 {alone}\n")
+    words = ["sbatch", "--wait", "--nodes=1", "--ntasks=2", "--time=5", f"--output={tmp_path}/said.txt", script]
+    done = subprocess.run(words, cwd=ROOT, env=machine, capture_output=True, text=True, timeout=150)
+    said = (tmp_path / "said.txt").read_text()
+    assert done.returncode == 0, done.stderr + said
+    ranks = [line.split()[1] for line in said.splitlines() if line.startswith("rank")]
+    assert ranks[:2] == ["None", "None"] and sorted(ranks[2:]) == ["0", "1"], said
+
+
 def test_a_job_that_fails_is_reported_as_failed(machine, tmp_path):
     path = notebook(tmp_path, "01_bad.ipynb", bad="raise ValueError('no such thing')")
     request = ["--ranks-per-node", 1, "--time", 2, "--wait", 100]
