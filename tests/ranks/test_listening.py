@@ -190,5 +190,5 @@ def test_nothing_is_unpickled_from_a_file():
                 found += unsafe_calls("\n".join(lines), f"{path.name}, cell {cell.id}")
     # The only reader of pickles, for CIFAR-10's own batches, accepts nothing but arrays: tests/unit/data/ checks that.
     assert found == []
-    text = (ROOT / "helpers" / "data" / "readers.py").read_text()
+    text = (ROOT / "helpers" / "data" / "cifar10.py").read_text()
     assert text.count("pickle.") == 1 and "class _PlainUnpickler(pickle.Unpickler)" in text

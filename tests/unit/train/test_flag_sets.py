@@ -170,10 +170,10 @@ def test_a_set_of_flags_trains_or_is_refused_in_one_line(place, tmp_path_factory
     before = digest(folder)
     if in_file:
         # Quotes and blanks are what the older tutorial's flagfiles had.
-        (place / "inner.cfg").write_text("# a part\n" + "\n".join(arguments) + " \n")
+        (place / "inner.cfg").write_text("# a part\n" + "\n".join(arguments) + f" \n--model_dir='{folder}'\n")
         (place / "outer.cfg").write_text(f"\n--flagfile={place / 'inner.cfg'}\n")
         arguments = [f"--flagfile={place / 'outer.cfg'}"]
-    arguments += [f"--data_dir={place / 'data'}", f"--model_dir='{folder}'"]
+    arguments += [f"--data_dir={place / 'data'}", f"--model_dir={folder}"]
     wrong = [word.format(place) for fault in faults for word in fault.split()]
     # A flag without its value takes the next word for it, and swallows it.
     wrong.sort(key=lambda word: word == "--iterations")
