@@ -105,7 +105,7 @@ def _stateful(model: keras.Model) -> list[keras.layers.Layer]:
 def _as_it_was(model: keras.Model) -> Iterator[None]:
     """Run every `tf.function` as Python in this context; afterwards put back all that a call changes in the model."""
     eagerly, kept = tf.config.functions_run_eagerly(), context.context()
-    seeds, python_state = (kept._seed, kept._rng), random.getstate()
+    seeds, python_state = (kept._seed, getattr(kept, "_rng", None)), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002
     generators = [(generator, generator.state.numpy()) for generator in _generators(model)]
     variables = [(variable, variable.numpy()) for variable in model.variables]

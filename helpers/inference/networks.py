@@ -18,8 +18,6 @@ import tf_keras as keras
 # Operations of TensorFlow that draw numbers, and those that change a variable.
 DRAWS = re.compile("Random|Rng|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|PyFunc")
 CHANGES = re.compile("^Assign|^Resource(Scatter|Apply)")
-# Functions within Keras' own recurrent layers, which hold no layer.
-KERAS = re.compile("standard_(lstm|gru)")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -147,27 +145,40 @@ def _specs(tensors: Any) -> Any:
 def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callable | None, bool]:
     """Compile the outputs of one network.
 
+    Each `tf.function` within the model runs as Python meanwhile. Otherwise it would use the draws of an earlier call,
+    or keep those of this one.
+
     Returns:
       (compiled, random): `compiled` is None if the model has to be called eagerly, because its call cannot be
-      compiled, draws numbers, changes variables or contains a `tf.function`, which may hold draws of an earlier call.
-      `random` tells whether it draws numbers.
+      compiled, draws numbers or changes variables. `random` tells whether it draws numbers.
+
+    Raises:
+      TypeError: the model contains a function that was compiled for good, and that draws numbers.
     """
     losses = [(part, list(part._losses)) for part in (model, *model.submodules) if hasattr(part, "_losses")]
+    eagerly = tf.config.functions_run_eagerly()
     state = np.random.get_state()  # noqa: NPY002, because a reader's layer may draw with it
+    tf.config.run_functions_eagerly(True)
     try:
         compiled = tf.function(function).get_concrete_function(*specs)
     except Exception:  # the eager call either succeeds or says in the model's own words what is wrong
         return None, True
     finally:
+        tf.config.run_functions_eagerly(eagerly)
         for part, values in losses:
             part._losses[:] = values
     graph = compiled.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+    nodes = [*graph.node, *(node for body in functions.values() for node in body)]
+    called = [functions[node.attr["f"].func.name] for node in nodes if node.op.endswith("PartitionedCall")]
+    if any(DRAWS.search(node.op) for body in called for node in body):
+        raise TypeError(
+            f"{model.name} contains a compiled function that draws numbers, as one loaded from a SavedModel does, "
+            "so its draws cannot be fixed. Build the model from its code, and load its weights."
+        )
     now = np.random.get_state()  # noqa: NPY002
     random = pickle.dumps(state) != pickle.dumps(now) or any(DRAWS.search(node.op) for node in nodes)
-    calls = [node.attr["f"].func.name for node in nodes if node.op in ("PartitionedCall", "StatefulPartitionedCall")]
-    eager = random or any(CHANGES.search(node.op) for node in nodes) or not all(map(KERAS.search, calls))
-    return None if eager else compiled, random
+    return None if random or any(CHANGES.search(node.op) for node in nodes) else compiled, random
 
 
 def _sequential(call: Any, x: Any, weights: list[list[tf.Tensor]], block: tf.Tensor) -> Any:

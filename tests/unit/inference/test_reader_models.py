@@ -47,7 +47,7 @@ class Compiled(keras.Model):
     def inner(self, inputs):
         return self.dense(inputs)
 
-    @tf.function
+    @tf.function(input_signature=[tf.TensorSpec([None, 5])])
     def call(self, inputs):
         total = inputs
         for _ in tf.range(2):
@@ -108,6 +108,36 @@ def test_a_prediction_is_the_models_own_call(kind):
         found = sample_outputs(model, x, 3, budget_mb=budget)
         tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b[None].repeat(3, 0), atol=2e-4), found, right)
     assert tf.nest.flatten(found)[0].dtype == tf.nest.flatten(right)[0].dtype
+
+
+@pytest.mark.parametrize("signature", [None, [tf.TensorSpec([None, 5])]])
+@pytest.mark.parametrize("called", [False, True])
+def test_a_function_within_a_model_gets_the_drawn_weights_and_forgets_them(signature, called):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = tfpl.DenseReparameterization(3)
+
+        @tf.function(input_signature=signature)
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model, x = Model(), RNG.normal(size=(6, 5)).astype(np.float32)
+    model(x) if called else model.dense.build([None, 5])
+    model.dense.trainable_variables[1].assign(tf.fill([5, 3], -1.0))
+    found = sample_outputs(model, x, 3, seed=1)
+    np.testing.assert_allclose(found, sample_outputs(Subclassed(model.dense), x, 3, seed=1), atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    loop = [model(x[:n]).numpy() for n in (6, 6, 4)]
+    assert np.abs(loop[0] - loop[1]).max() > 0.1 and loop[2].shape == (4, 3)
+
+
+def test_a_loaded_model_whose_draws_are_compiled_for_good_is_refused(tmp_path):
+    model = stack((5,), Variational(lambda _: tf.random.normal([5, 2])))
+    model.save(tmp_path / "saved", save_format="tf")
+    loaded = keras.models.load_model(tmp_path / "saved", compile=False)
+    with pytest.raises(TypeError, match="loaded from a SavedModel .* Build the model from its code"):
+        sample_outputs(loaded, np.ones((3, 5), np.float32), 4)
 
 
 def test_a_setting_that_was_changed_counts():
