@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from helpers.inference.posterior import Drawn, fixed
+from helpers.inference.posterior import Drawn, fixed, parts_of
 
 import numpy as np
 import tensorflow as tf
@@ -77,9 +77,7 @@ def tensors_of(outputs: Any) -> Any:
 
 def _generators(model: keras.Model) -> list[tf.random.Generator]:
     """Return the generators of random numbers that layers own, and TensorFlow's global one."""
-    owners = [
-        part for layer in (model, *model.submodules) for part in (layer, getattr(layer, "_random_generator", None))
-    ]
+    owners = [part for layer in parts_of(model) for part in (layer, getattr(layer, "_random_generator", None))]
     values = [value for owner in owners if owner is not None for value in vars(owner).values()]
     return [tf.random.get_global_generator(), *(v for v in values if isinstance(v, tf.random.Generator))]
 
@@ -98,7 +96,7 @@ def _begin(model: keras.Model, generators: list[tf.random.Generator], seed: int,
 
 
 def _stateful(model: keras.Model) -> list[keras.layers.Layer]:
-    return [part for part in model.submodules if getattr(part, "stateful", False) and hasattr(part, "states")]
+    return [part for part in parts_of(model) if getattr(part, "stateful", False) and hasattr(part, "states")]
 
 
 @contextmanager
@@ -111,7 +109,7 @@ def _as_it_was(model: keras.Model) -> Iterator[None]:
     variables = [(variable, variable.numpy()) for variable in model.variables]
     states = [(state, state.numpy()) for layer in _stateful(model) for state in tf.nest.flatten(layer.states)
               if isinstance(state, tf.Variable)]  # fmt: skip
-    losses = [(part, list(part._losses)) for part in (model, *model.submodules) if hasattr(part, "_losses")]
+    losses = [(part, list(part._losses)) for part in parts_of(model) if hasattr(part, "_losses")]
     tf.config.run_functions_eagerly(True)
     try:
         yield

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helpers import data
+from helpers.inference.posterior import parts_of
 
 import numpy as np
 import tensorflow as tf
@@ -57,7 +58,7 @@ def _all_batches(batches: Any) -> Any:
     if isinstance(batches, tf.data.Dataset) and batches.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The dataset never ends, because it repeats. Give one that ends, such as dataset.take(10).")
     if isinstance(batches, keras.utils.Sequence):
-        batches = (batches[place] for place in range(len(batches)))
+        batches = [batches[place] for place in range(len(batches))]
     parts = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
     if not parts:
         raise ValueError("expected at least one batch of examples, found none: has the generator been used before?")
@@ -130,7 +131,7 @@ def _checked(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> np.nda
     if x.dtype.kind in "OUS":
         return x.astype(str).astype(object) if x.dtype.kind != "S" else x
     dtype = _type(model, x, spec, count)
-    if x.dtype == np.uint8 and dtype.is_floating and not any(isinstance(p, READS_INTEGERS) for p in model.submodules):
+    if x.dtype == np.uint8 and dtype.is_floating and not any(isinstance(p, READS_INTEGERS) for p in parts_of(model)):
         if x.ndim != 4:
             raise ValueError(
                 f"expected uint8 only for images [N, height, width, channels], found {list(x.shape)}. Pass "

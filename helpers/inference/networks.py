@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from helpers.inference.afresh import afresh, tensors_of
-from helpers.inference.posterior import drawable_layers, fixed, sampler
+from helpers.inference.posterior import drawable_layers, fixed, parts_of, sampler
 from helpers.inference.stacked import prefix_of, stackable, stacked
 from helpers.layers.noise import fold_in
 
@@ -63,7 +63,7 @@ def compile_networks(model: keras.Model, x: Any) -> Networks:
 def _settings(model: keras.Model) -> list:
     """Return the layers of a model with all plain values, and collections of them, that they have as attributes."""
     found: list = []
-    for part in (part for part in (model, *model.submodules) if isinstance(part, keras.layers.Layer)):
+    for part in (part for part in parts_of(model) if isinstance(part, keras.layers.Layer)):
         found.append(id(part))
         for name, value in vars(part).items():
             if name == "_networks" or name.startswith(("_self_", "_build_", "_saved_")):
@@ -155,7 +155,7 @@ def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callabl
     Raises:
       TypeError: the model contains a function that was compiled for good, and that draws numbers.
     """
-    losses = [(part, list(part._losses)) for part in (model, *model.submodules) if hasattr(part, "_losses")]
+    losses = [(part, list(part._losses)) for part in parts_of(model) if hasattr(part, "_losses")]
     eagerly = tf.config.functions_run_eagerly()
     state = np.random.get_state()  # noqa: NPY002, because a reader's layer may draw with it
     tf.config.run_functions_eagerly(True)
@@ -220,7 +220,7 @@ def _bytes(layers: Sequence[keras.layers.Layer]) -> int:
     This is three times the largest output, which a layer holds as its input, its product and its own output.
     """
     sizes = [1]
-    for part in (part for layer in layers for part in (layer, *layer.submodules)):
+    for part in (part for layer in layers for part in parts_of(layer)):
         try:
             shapes = [output.shape[1:] for output in tf.nest.flatten(part.get_output_at(0))]
             sizes.append(sum(math.prod(size or 1 for size in shape) for shape in shapes))

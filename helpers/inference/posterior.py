@@ -7,7 +7,7 @@ layer is fixed to its draw.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from helpers.layers import bayesian
 from helpers.layers.noise import fold_in, stateless_normal
@@ -22,10 +22,20 @@ from tensorflow_probability.python.layers import conv_variational, dense_variati
 # What has a posterior
 
 
+def parts_of(*layers: keras.layers.Layer) -> list[tf.Module]:
+    """Return these layers and all that is in them, at any depth, each once."""
+    found: dict[int, tf.Module] = {}
+    for layer in layers:
+        found |= {id(part): part for part in layer._flatten_layers()}
+        # A recurrent layer with dropout that has been called cannot list its modules.
+        with suppress(ValueError):
+            found |= {id(part): part for part in layer.submodules if id(part) not in found}
+    return list(found.values())
+
+
 def bayesian_layers(*parts: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers among and in `parts`, at any depth, whose weights have a posterior."""
-    found = {id(layer): layer for part in parts for layer in (part, *part.submodules)}
-    return [layer for layer in found.values() if hasattr(layer, "kernel_posterior") or _is_joint(layer)]
+    return [layer for layer in parts_of(*parts) if hasattr(layer, "kernel_posterior") or _is_joint(layer)]
 
 
 def drawable_layers(*parts: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -53,8 +63,7 @@ def is_bayesian(model: keras.Model) -> bool:
 
 def variational_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the layers of a built model, at any depth, whose kernel has a posterior, in the model's order."""
-    found = {id(part): part for layer in model.layers for part in (layer, *layer.submodules)}
-    return [layer for layer in found.values() if hasattr(layer, "kernel_posterior")]
+    return [layer for layer in parts_of(*model.layers) if hasattr(layer, "kernel_posterior")]
 
 
 def posterior_moments(model: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -80,6 +80,7 @@ SHARP = {
     "compiled call": Compiled,
     "masked": masked,
     "recurrent": lambda: stack((4, 2), kl.LSTM(3, return_sequences=True), kl.GRU(2), tfpl.DenseFlipout(2)),
+    "recurrent dropout": lambda: stack((4, 2), kl.LSTM(3, dropout=0.5, recurrent_dropout=0.5), tfpl.DenseFlipout(2)),
     "recurrent wrapper": lambda: stack((4, 2), kl.Bidirectional(kl.GRU(3)), tfpl.DenseFlipout(2)),
     "inner": lambda: Subclassed(stack((5,), tfpl.DenseFlipout(3)), kl.LayerNormalization(), tfpl.DenseFlipout(2)),
     "float64": lambda: of_x(lambda x: tfpl.DenseFlipout(2, dtype="float64")(tf.cast(x, tf.float64))),
@@ -261,11 +262,18 @@ X = RNG.integers(0, 9, (7, 5)).astype(np.float32)
 def test_inputs_of_any_kind(given):
     import pandas as pd
 
+    class Batches(keras.utils.Sequence):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, place):
+            return X[4 * place : 4 * place + 4], None
+
     model = sharp(stack((5,), tfpl.DenseFlipout(3)))
     subclassed = Subclassed(*model.layers)
     right = model(X).numpy()
     table = pd.DataFrame(X).astype({0: "int64", 1: object})
-    for x in (given, table, (part for part in (X[:4], X[4:]))):
+    for x in (given, table, Batches(), (part for part in (X[:4], X[4:]))):
         np.testing.assert_allclose(sample_outputs(model, x, 2)[1], right, atol=1e-3)
     if not isinstance(given, list):
         np.testing.assert_allclose(sample_outputs(subclassed, given, 2)[1], right, atol=1e-3)
