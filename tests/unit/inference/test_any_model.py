@@ -53,7 +53,7 @@ class Loop(keras.Model):
         outputs = inputs
         for part in self.parts:
             new = part(outputs)
-            outputs = new + outputs if new.shape[-1] == outputs.shape[-1] and len(new.shape) == 2 else new
+            outputs = new + outputs if new.shape[1:] == outputs.shape[1:] else new
         return outputs
 
 
