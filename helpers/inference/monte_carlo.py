@@ -10,13 +10,15 @@ inputs are not those of one network.
 """
 
 import math
+from typing import Any
 
-from helpers import data
 from helpers.distributed import ALONE, World
+from helpers.inference.inputs import inputs_of
 from helpers.inference.networks import Networks, compile_networks
 from helpers.progress import bar
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 MB = 2**20
@@ -27,7 +29,7 @@ CACHE = 12 * MB  # bytes that a block of examples may take, so that it stays in 
 
 def predict(
     model: keras.Model,
-    x: np.ndarray,
+    x: Any,
     num_draws: int = 300,
     *,
     seed: int = 0,
@@ -44,9 +46,22 @@ def predict(
       float32 [S, N, C], the softmax of `sample_outputs` over the last axis.
 
     Raises:
-      ValueError, TypeError, distributed.RankFailure: as `sample_outputs` does.
+      ValueError: the model gives one number, or probabilities, in place of logits; or as `sample_outputs` does.
+      TypeError, distributed.RankFailure: as `sample_outputs` does.
     """
     logits = sample_outputs(model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress)
+    if not isinstance(logits, np.ndarray):
+        raise TypeError("expected a model whose output is one tensor of logits, found several. Call sample_outputs.")
+    if logits.ndim < 3 or logits.shape[-1] < 2 or logits.dtype.kind != "f":
+        raise ValueError(
+            f"expected logits [N, C] of at least two classes, found {list(logits.shape[1:])} of {logits.dtype}. "
+            "Call sample_outputs, which returns the outputs as they are."
+        )
+    if logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
+        raise ValueError(
+            "expected logits, found outputs that are probabilities already, because each row sums to 1. "
+            "Call sample_outputs, or leave out the softmax at the model's end."
+        )
     # In place, because the result may take much memory.
     logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)
@@ -56,23 +71,28 @@ def predict(
 
 def sample_outputs(
     model: keras.Model,
-    x: np.ndarray,
+    x: Any,
     num_draws: int = 300,
     *,
     seed: int = 0,
     world: World = ALONE,
     budget_mb: float = 512,
     progress: bool = False,
-) -> np.ndarray:
+) -> Any:
     """Return the outputs of networks drawn from the model's posterior, each applied to every input.
 
-    The model is any Keras model whose outputs for one example do not depend on the other examples. Its Bayesian layers
-    are those of `helpers.layers` or tfp.layers, at any depth. The other layers act as in inference, so dropout is off,
-    and batch normalisation uses its moving averages.
+    Network s is the model's own call with training=False while its Bayesian layers, those of `helpers.layers` or
+    tfp.layers at any depth, are fixed to draw s. The outputs of an example must not depend on the other examples.
+
+    A model that draws numbers in another way, such as dropout with training=True or weights that are drawn in `call`,
+    is called for each draw with random numbers that begin anew at (seed, s). Then each block of examples sees the same
+    numbers. Dropout draws a mask for each example, so its draws are no networks that all inputs share. A stateful
+    recurrent layer begins each call from its reset state. The call leaves the model as it was.
 
     Args:
-      model: a Keras model of one input and one output [N, K].
-      x: [N, ...]; uint8 images, which are scaled to [0, 1], or what the model takes, which stays as it is.
+      model: a Keras model.
+      x: [N, ...], an array, list, tensor or DataFrame; several of them for several inputs; or a tf.data.Dataset or a
+        generator of batches. `inputs.inputs_of` says when uint8 is scaled to [0, 1].
       num_draws: S, at least 1.
       seed: draw s depends on the seed and on s alone, not on the budget, on x or on the number of ranks.
       world: the ranks that share the draws. Every rank calls with the same arguments and gets the whole result.
@@ -82,62 +102,68 @@ def sample_outputs(
       progress: show a bar on rank 0.
 
     Returns:
-      float32 [S, N, K]; [1, N, K] if the model has no Bayesian layer.
+      [S, N, K], in at least float32; [1, N, K] if nothing in the model is random. If the model has several outputs, a
+      structure of such arrays. An output that is a distribution counts as the tensor that its layer makes of it.
 
     Raises:
       ValueError: there are no draws or no examples, or x has another shape than the model's input.
-      TypeError: the model's output is not one tensor.
+      TypeError: an output of the model is no tensor.
       distributed.RankFailure: another rank has failed.
     """
     try:
-        outputs = _outputs_of_rank(model, np.asarray(x), num_draws, seed, int(budget_mb * MB), world, progress)
+        outputs = _outputs_of_rank(model, x, num_draws, seed, int(budget_mb * MB), world, progress)
     except Exception as failure:
         world.agree(failure)  # which raises it
     world.agree(None)
     # Only one rank, whichever it is, has an output of a deterministic model.
-    return world.gather(outputs)
+    return tf.nest.map_structure(world.gather, outputs)
 
 
 def _outputs_of_rank(
-    model: keras.Model, x: np.ndarray, num_draws: int, seed: int, budget: int, world: World, progress: bool
-) -> np.ndarray:
+    model: keras.Model, x: Any, num_draws: int, seed: int, budget: int, world: World, progress: bool
+) -> Any:
     """Return the outputs of this rank's draws, [S_rank, N, K], within `budget` bytes."""
-    _check(model, x, num_draws)
+    if num_draws < 1:
+        raise ValueError(f"expected at least 1 draw, found num_draws={num_draws}")
+    x = inputs_of(model, x)
     networks = compile_networks(model, x)
-    num_draws = num_draws if networks.weight_bytes else 1
+    n, num_draws = len(tf.nest.flatten(x)[0]), num_draws if networks.random else 1
     begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
-    at_once, rows, block = _chunks(networks, len(x), end - begin, budget)
-    outputs = np.empty(0, np.float32)
-    with bar(total=(end - begin) * len(x), desc="forward passes", disable=not progress) as ticker:
+    at_once, rows, block = _chunks(networks, n, end - begin, budget)
+    if size := _batch_size(model):
+        rows, block = math.ceil(rows / size) * size, size
+    outputs: Any = None
+    with bar(total=(end - begin) * n, desc="forward passes", disable=not progress) as ticker:
         # A rank without a draw computes one output, but keeps only its shape.
         for first in range(begin, max(end, begin + 1), at_once):
             count = min(at_once, end - first) or 1
             weights = networks.weights(seed, first, count)
-            for start in range(0, len(x), rows):
-                part = x[start : start + rows]
-                part = networks.outputs(data.normalise(part) if part.dtype == np.uint8 else part, weights, block)
-                if (first, start) == (begin, 0):  # this part tells the shape
-                    outputs = np.empty([end - begin, len(x), *part.shape[2:]], np.float32)
-                outputs[first - begin : first - begin + count, start : start + rows] = part[: end - first]
-                ticker.update(count * part.shape[1])
+            for start in range(0, n, rows):
+                part = tf.nest.map_structure(lambda array, start=start: tf.constant(array[start : start + rows]), x)
+                found = networks.outputs(part, weights, block, (seed, first, count))
+                found = tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
+                if outputs is None:  # this part tells the shape
+                    _check_outputs(found, count, min(rows, n))
+                    outputs = tf.nest.map_structure(lambda a: np.empty([end - begin, n, *a.shape[2:]], a.dtype), found)
+                for whole, some in zip(tf.nest.flatten(outputs), tf.nest.flatten(found), strict=True):
+                    whole[first - begin : first - begin + count, start : start + rows] = some[: end - first]
+                ticker.update(count * min(rows, n - start))
     return outputs
 
 
-def _check(model: keras.Model, x: np.ndarray, num_draws: int) -> None:
-    """Raise a ValueError where the number of draws or the shape of x does not fit."""
-    if num_draws < 1:
-        raise ValueError(f"expected at least 1 draw, found num_draws={num_draws}")
-    try:
-        shape = model.input_shape
-    except (AttributeError, RuntimeError):  # such a model takes any shape until it is called
-        shape = x.shape
-    if isinstance(shape, list):
-        raise ValueError(f"expected a model of one input, found one of {len(shape)}")
-    expected = shape[1:]
-    fits = len(expected) == x.ndim - 1 and all(a in (None, b) for a, b in zip(expected, x.shape[1:], strict=True))
-    if not (fits and len(x)):
-        shape = ", ".join(["N"] + [str(size) for size in expected])
-        raise ValueError(f"expected x [{shape}] of at least one example, found {list(x.shape)}")
+def _batch_size(model: keras.Model) -> int | None:
+    """Return the number of examples that a model takes in each call, None if it takes any."""
+    return next((spec.shape[0] for spec in tf.nest.flatten(getattr(model, "inputs", None) or [])), None)
+
+
+def _check_outputs(outputs: Any, count: int, n: int) -> None:
+    """Raise a ValueError where an output has not one row for each example."""
+    for shape in (output.shape for output in tf.nest.flatten(outputs)):
+        if shape[:2] != (count, n):
+            raise ValueError(
+                f"expected outputs [N, ...] with a row for each of {n} examples, found {list(shape[1:])}. "
+                "Let the model return one row for each example."
+            )
 
 
 def _chunks(networks: Networks, num_examples: int, num_draws: int, budget: int) -> tuple[int, int, int]:

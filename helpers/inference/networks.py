@@ -1,55 +1,87 @@
-"""The compiled functions of a Keras model that draw networks from its posterior and apply them."""
+"""The functions of a Keras model that draw networks from its posterior and apply them."""
 
 import math
+import pickle
+import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from helpers.inference.posterior import apply, bayesian_layers, sampler, sequential
-from helpers.inference.stacked import stack_of, stackable, stacked
+from helpers.inference.afresh import afresh, tensors_of
+from helpers.inference.posterior import drawable_layers, fixed, parts_of, sampler
+from helpers.inference.stacked import prefix_of, stackable, stacked
 from helpers.layers.noise import fold_in
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+# Operations of TensorFlow that draw numbers, and those that change a variable.
+DRAWS = re.compile("Random|Rng|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|PyFunc")
+CHANGES = re.compile("^Assign|^Resource(Scatter|Apply)")
+_PLAIN = (bool, int, float, str, type(None))
+
 
 class Networks(NamedTuple):
-    """The compiled functions of a model with L Bayesian layers, and the memory that they take."""
+    """The functions of a model with L layers whose draws can be fixed, and the memory that they take."""
 
     weights: Callable  # (seed, first, count) -> L lists, each of kernels [count, ...] and, if any, biases [count, ...]
-    outputs: Callable  # (x [n, ...], weights, block) -> float32 [count, n, K], `block` examples at a time
+    outputs: Callable  # (x [n, ...], weights, block, (seed, first, count)) -> outputs [count, n, ...]
     weight_bytes: int  # bytes of the weights of one network
     shared_bytes: int  # bytes that all networks share for one example
     example_bytes: int  # bytes that one network needs of its own for one example
     stacked: bool  # whether all networks are computed at once, or one after the other
+    random: bool  # whether networks differ
+    traced: Sequence[Callable]  # the compiled functions among these
 
 
-def compile_networks(model: keras.Model, x: np.ndarray) -> Networks:
+def compile_networks(model: keras.Model, x: Any) -> Networks:
     """Return the functions that draw networks from the posterior of a model and apply them.
 
-    They are kept with the model, so TensorFlow compiles them once. They read the model's variables at each call.
+    They are kept with the model, so TensorFlow compiles them once. They read the model's variables at each call. A
+    model that has got another layer, or a layer with another setting, is compiled anew.
 
     Args:
-      model: a Keras model of one input and one output.
-      x: inputs [N, ...].
+      model: a Keras model.
+      x: inputs [N, ...], or a structure of them, of the types that the model takes.
 
     Raises:
-      TypeError: the output of the model is not one tensor.
+      TypeError: an output of the model is not a tensor.
     """
-    dtype = model.inputs[0].dtype if getattr(model, "inputs", None) else tf.float32
     if not model.built:
-        model(tf.cast(x[:1], dtype))
-    made_for = (*map(id, model.submodules), x.shape[1:], dtype)
+        model(tf.nest.map_structure(lambda part: tf.constant(part[:1]), x), training=False)
+    specs = tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], tf.constant(part[:1]).dtype), x)
+    made_for = (_settings(model), str(specs))
     kept = vars(model).get("_networks", lambda: (None, None))()
     if kept[0] != made_for:
-        kept = made_for, _compile(model, tf.TensorSpec([None, *x.shape[1:]], dtype))
+        networks = _compile(model, specs)
+        kept = (_settings(model), str(specs)), networks
         # They are behind a function, so that Keras does not save them as a part of the model.
         vars(model)["_networks"] = lambda: kept
     return kept[1]
 
 
-def _compile(model: keras.Model, inputs: tf.TensorSpec) -> Networks:
-    layers = bayesian_layers(*model.layers, model)
+def _settings(model: keras.Model) -> list:
+    """Return the layers of a model with all plain values, and collections of them, that they have as attributes."""
+    found: list = []
+    for part in (part for part in parts_of(model) if isinstance(part, keras.layers.Layer)):
+        found.append(id(part))
+        for name, value in vars(part).items():
+            if name == "_networks" or name.startswith(("_self_", "_build_", "_saved_")):
+                continue
+            values = [*value, *value.values()] if isinstance(value, dict) else value
+            if callable(value):
+                found.append((name, id(value)))
+            elif isinstance(value, np.ndarray):
+                found.append((name, value.tobytes()))
+            elif isinstance(value, _PLAIN):
+                found.append((name, str(value)))
+            elif isinstance(values, tuple | list) and all(isinstance(item, _PLAIN) for item in values):
+                found.append((name, str(value)))
+    return found
+
+
+def _compile(model: keras.Model, inputs: Any) -> Networks:
+    layers = drawable_layers(*model.layers, model)
     scalar, whole = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 
     @tf.function(input_signature=[scalar, scalar, scalar], autograph=False)
@@ -65,24 +97,121 @@ def _compile(model: keras.Model, inputs: tf.TensorSpec) -> Networks:
         numbers = tf.range(first, first + count)
         return tf.map_fn(one, numbers, fn_output_signature=types, parallel_iterations=2) if layers else []
 
-    structure = weights.get_concrete_function().structured_outputs
-    specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), structure)
-    # In a stack the layers before the first Bayesian one are computed once for all networks.
-    stack = stack_of(model) or [model]
-    start = next((place for place, layer in enumerate(stack) if bayesian_layers(layer)), 0)
-    before, after = stack[:start], stack[start:]
+    specs = _specs(weights.get_concrete_function().structured_outputs)
+    before, after = prefix_of(model)
     at_once = stackable(after)
+    sizes = (
+        sum(math.prod(spec.shape[1:]) * spec.dtype.size for spec in tf.nest.flatten(specs)),
+        4 * sum(math.prod(size or 1 for size in spec.shape[1:]) for spec in tf.nest.flatten(inputs)) + _bytes(before),
+        _bytes(after or model.layers),
+    )
+
+    def through(stack: Sequence[keras.layers.Layer], x: Any) -> Any:
+        for layer in stack:
+            x = layer(x, training=False) if layer._expects_training_arg else layer(x)
+        return x
+
+    def one_network(x: Any, tensors: list) -> Any:
+        with fixed(list(zip(layers, tensors, strict=True))):
+            return tensors_of(through(after, x) if after else model(x, training=False))
+
+    call: Any = None
+    if not at_once:
+        shared = _specs(tf.function(through).get_concrete_function(before, inputs).structured_outputs)
+        single = tf.nest.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), specs)
+        call, random = _trace(model, one_network, shared, single)
+        if call is None:
+
+            def eager(x: Any, tensors: list, block: tf.Tensor, draws: tuple[int, int, int]) -> Any:
+                return afresh(model, list(zip(layers, tensors, strict=True)), x, draws, int(block))
+
+            return Networks(weights, eager, *sizes, False, random or bool(layers), [weights])
 
     @tf.function(input_signature=[inputs, specs, whole])
-    def outputs(x: tf.Tensor, weights: list[list[tf.Tensor]], block: tf.Tensor) -> tf.Tensor:
-        for layer in before:
-            x = apply(layer, x)
-        drawn = list(zip(layers, weights, strict=True))
-        return stacked(after, drawn, x) if at_once else sequential(after, drawn, x, block)
+    def outputs(x: Any, tensors: list[list[tf.Tensor]], block: tf.Tensor) -> Any:
+        x = through(before, x)
+        if at_once:
+            return stacked(after, list(zip(layers, tensors, strict=True)), x)
+        return _sequential(call, x, tensors, block)
 
-    weight_bytes = sum(math.prod(spec.shape[1:]) * spec.dtype.size for spec in tf.nest.flatten(specs))
-    shared_bytes = 4 * math.prod(size or 1 for size in inputs.shape[1:]) + _bytes(before)
-    return Networks(weights, outputs, weight_bytes, shared_bytes, _bytes(after), at_once)
+    compiled = lambda x, tensors, block, _: outputs(x, tensors, block)  # noqa: E731
+    return Networks(weights, compiled, *sizes, at_once, bool(layers), [weights, outputs])
+
+
+def _specs(tensors: Any) -> Any:
+    return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), tensors)
+
+
+def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callable | None, bool]:
+    """Compile the outputs of one network.
+
+    Each `tf.function` within the model runs as Python meanwhile. Otherwise it would use the draws of an earlier call,
+    or keep those of this one.
+
+    Returns:
+      (compiled, random): `compiled` is None if the model has to be called eagerly, because its call cannot be
+      compiled, draws numbers or changes variables. `random` tells whether it draws numbers.
+
+    Raises:
+      TypeError: the model contains a function that was compiled for good, and that draws numbers.
+    """
+    losses = [(part, list(part._losses)) for part in parts_of(model) if hasattr(part, "_losses")]
+    eagerly = tf.config.functions_run_eagerly()
+    state = np.random.get_state()  # noqa: NPY002, because a reader's layer may draw with it
+    tf.config.run_functions_eagerly(True)
+    try:
+        compiled = tf.function(function).get_concrete_function(*specs)
+    except Exception:  # the eager call either succeeds or says in the model's own words what is wrong
+        return None, True
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+        for part, values in losses:
+            part._losses[:] = values
+    graph = compiled.graph.as_graph_def()
+    functions = {function.signature.name: function.node_def for function in graph.library.function}
+    nodes = [*graph.node, *(node for body in functions.values() for node in body)]
+    called = [functions[node.attr["f"].func.name] for node in nodes if node.op.endswith("PartitionedCall")]
+    if any(DRAWS.search(node.op) for body in called for node in body):
+        raise TypeError(
+            f"{model.name} contains a compiled function that draws numbers, as one loaded from a SavedModel does, "
+            "so its draws cannot be fixed. Build the model from its code, and load its weights."
+        )
+    now = np.random.get_state()  # noqa: NPY002
+    random = pickle.dumps(state) != pickle.dumps(now) or any(DRAWS.search(node.op) for node in nodes)
+    return None if random or any(CHANGES.search(node.op) for node in nodes) else compiled, random
+
+
+def _sequential(call: Any, x: Any, weights: list[list[tf.Tensor]], block: tf.Tensor) -> Any:
+    """Compute the outputs of one network after the other, each block by block, which stays in the processor's cache.
+
+    Args:
+      call: maps inputs [block, ...] and the weights of one network to outputs [block, ...].
+      x: [N, ...], or a structure of such tensors.
+      weights: lists of kernels [S, ...] and, if any, biases [S, ...].
+      block: int32 scalar, the number of examples in a block.
+
+    Returns:
+      [S, N, ...], or a structure of them; S is 1 if there are no weights.
+    """
+    count, n = tf.shape(weights[0][0])[0] if weights else 1, tf.shape(tf.nest.flatten(x)[0])[0]
+    blocks = -(-n // block)
+    rows = tf.minimum(tf.range(blocks * block), n - 1)
+    padded = tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), x)
+    kinds = tf.nest.map_structure(lambda spec: spec.dtype, call.structured_outputs)
+
+    def one(network: tf.Tensor) -> Any:
+        tensors = tf.nest.map_structure(lambda tensor: tensor[network], weights)
+
+        def part(place: tf.Tensor) -> Any:
+            inputs = tf.nest.map_structure(lambda tensor: tensor[place * block : (place + 1) * block], padded)
+            return call(inputs, tensors)
+
+        return tf.map_fn(part, tf.range(blocks), fn_output_signature=kinds, parallel_iterations=1)
+
+    # Two networks run at a time. While one of them uses a single core, the other can use the remaining ones.
+    outputs = tf.map_fn(one, tf.range(count), fn_output_signature=kinds, parallel_iterations=2)
+    shaped = lambda part: tf.reshape(part, tf.concat([[count, blocks * block], tf.shape(part)[3:]], 0))[:, :n]  # noqa: E731
+    return tf.nest.map_structure(shaped, outputs)
 
 
 def _bytes(layers: Sequence[keras.layers.Layer]) -> int:
@@ -91,7 +220,7 @@ def _bytes(layers: Sequence[keras.layers.Layer]) -> int:
     This is three times the largest output, which a layer holds as its input, its product and its own output.
     """
     sizes = [1]
-    for part in (part for layer in layers for part in (layer, *layer.submodules)):
+    for part in (part for layer in layers for part in parts_of(layer)):
         try:
             shapes = [output.shape[1:] for output in tf.nest.flatten(part.get_output_at(0))]
             sizes.append(sum(math.prod(size or 1 for size in shape) for shape in shapes))

@@ -1,14 +1,15 @@
 """The posterior of a Keras model: which layers have one, draws of their weights, and outputs with drawn weights.
 
 The weights of a network depend on the seed, on the number of the network and on the layer alone. So they are the same
-however many networks are drawn at once. The outputs of a network are the model's own outputs, while each Bayesian layer
-applies its deterministic operation with the drawn weights.
+however many networks are drawn at once. The outputs of a network are those of the model's own call while each Bayesian
+layer is fixed to its draw.
 """
 
-import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from helpers.layers import bayesian
 from helpers.layers.noise import fold_in, stateless_normal
 
 import numpy as np
@@ -16,14 +17,43 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras as keras
 from tensorflow_probability import distributions as tfd
+from tensorflow_probability.python.layers import conv_variational, dense_variational
 
 # What has a posterior
 
 
+def parts_of(*layers: keras.layers.Layer) -> list[tf.Module]:
+    """Return these layers and all that is in them, at any depth, each once."""
+    found: dict[int, tf.Module] = {}
+    for layer in layers:
+        found |= {id(part): part for part in layer._flatten_layers()}
+        # A recurrent layer with dropout that has been called cannot list its modules.
+        with suppress(ValueError):
+            found |= {id(part): part for part in layer.submodules if id(part) not in found}
+    return list(found.values())
+
+
 def bayesian_layers(*parts: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers among and in `parts`, at any depth, whose weights have a posterior."""
-    found = {id(layer): layer for part in parts for layer in (part, *part.submodules)}
-    return [layer for layer in found.values() if hasattr(layer, "kernel_posterior") or _is_joint(layer)]
+    return [layer for layer in parts_of(*parts) if hasattr(layer, "kernel_posterior") or _is_joint(layer)]
+
+
+def drawable_layers(*parts: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return those of `bayesian_layers` whose draws can be fixed, because they draw as tfp.layers or helpers.layers do.
+
+    A layer that draws in another way, by a tensor function or a product of the reader's own, is called as it is.
+    """
+    return [layer for layer in bayesian_layers(*parts) if _is_joint(layer) or _draws_as_known(layer)]
+
+
+def _draws_as_known(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, (dense_variational._DenseVariational, conv_variational._ConvVariational)):
+        return False
+    given = [layer.kernel_posterior_tensor_fn, *([layer.bias_posterior_tensor_fn] if layer.bias_posterior else [])]
+    named = [type(layer)._apply_variational_kernel, type(layer)._apply_variational_bias, *given]
+    known = {dense_variational.__name__, conv_variational.__name__, bayesian.__name__}
+    own = ("_apply_variational_kernel", "_apply_variational_bias")
+    return {function.__module__ for function in named} <= known and not any(name in vars(layer) for name in own)
 
 
 def is_bayesian(model: keras.Model) -> bool:
@@ -32,18 +62,23 @@ def is_bayesian(model: keras.Model) -> bool:
 
 
 def variational_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return those of a built model's own layers whose kernel has a posterior, in the model's order."""
-    return [layer for layer in model.layers if hasattr(layer, "kernel_posterior")]
+    """Return the layers of a built model, at any depth, whose kernel has a posterior, in the model's order."""
+    return [layer for layer in parts_of(*model.layers) if hasattr(layer, "kernel_posterior")]
 
 
 def posterior_moments(model: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the moments of the posteriors of all kernels of `variational_layers`.
 
     Returns:
-      {layer's name: (means, standard deviations)}, arrays of the kernel's shape.
+      {layer's name: (means, standard deviations)}, arrays of the kernel's shape. If several layers have one name, the
+      second is called NAME_2, and so on.
     """
-    posteriors = {layer.name: layer.kernel_posterior for layer in variational_layers(model)}
-    return {name: (q.mean().numpy(), q.stddev().numpy()) for name, q in posteriors.items()}
+    moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for layer in variational_layers(model):
+        names = itertools.chain([layer.name], (f"{layer.name}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in moments)
+        moments[name] = (layer.kernel_posterior.mean().numpy(), layer.kernel_posterior.stddev().numpy())
+    return moments
 
 
 def is_dense(layer: keras.layers.Layer) -> bool:
@@ -93,98 +128,64 @@ def _sampler(posterior: tfd.Distribution) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda seed: tf.convert_to_tensor(posterior.sample(seed=tf.cast(seed, tf.int32)))
 
 
-# Outputs with drawn weights
+# Layers that are fixed to a draw
 
 Drawn = Sequence[tuple[keras.layers.Layer, Sequence[tf.Tensor]]]
-
-
-def sequential(layers: Sequence[keras.layers.Layer], drawn: Drawn, x: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
-    """Compute the outputs of layers of any kind, one network after the other.
-
-    Each network computes its outputs block by block, because a block stays in the processor's cache.
-
-    Args:
-      layers: the layers or models to apply, one after the other.
-      drawn: the Bayesian layers among and in `layers`, each with its kernels [S, ...] and, if any, biases [S, ...].
-      x: [N, ...], the inputs of the first layer.
-      block: int32 scalar, the number of examples in a block.
-
-    Returns:
-      float32 [S, N, K]; S is 1 if no layer is Bayesian.
-
-    Raises:
-      TypeError: the output is not one tensor.
-    """
-    count, n = tf.shape(drawn[0][1][0])[0] if drawn else 1, tf.shape(x)[0]
-    blocks = -(-n // block)
-    padded = tf.pad(x, [[0, blocks * block - n]] + [[0, 0]] * (len(x.shape) - 1))
-
-    def one(network: tf.Tensor) -> tf.Tensor:
-        weights = [(layer, [tensor[network] for tensor in tensors]) for layer, tensors in drawn]
-
-        def part(place: tf.Tensor) -> tf.Tensor:
-            outputs = padded[place * block : (place + 1) * block]
-            with _fixed(weights):
-                for layer in layers:
-                    outputs = apply(layer, outputs)
-            return checked(outputs)
-
-        return tf.map_fn(part, tf.range(blocks), fn_output_signature=tf.float32, parallel_iterations=1)
-
-    # Two networks run at a time. While one of them uses a single core, the other can use the remaining ones.
-    outputs = tf.map_fn(one, tf.range(count), fn_output_signature=tf.float32, parallel_iterations=2)
-    return tf.reshape(outputs, tf.concat([[count, blocks * block], tf.shape(outputs)[3:]], 0))[:, :n]
+# What a call leaves in the layer, next to what is replaced.
+_LEFT = (
+    "kernel_posterior_tensor",
+    "bias_posterior_tensor",
+    "kernel_posterior_affine",
+    "kernel_posterior_affine_tensor",
+)
 
 
 @contextmanager
-def _fixed(weights: Drawn) -> Iterator[None]:
-    """Replace the `call` of each layer in this context by its deterministic operation with the given weights."""
-    for layer, tensors in weights:
-        vars(layer)["call"] = _operation(layer, *tensors)
+def fixed(drawn: Drawn) -> Iterator[None]:
+    """Fix each layer to its draw in this context: it takes these weights where it would draw, and adds no KL.
+
+    The layer's own `call` does the rest, so a `call` that a reader wrote is used as well.
+    """
+    replaced = [(layer, _replacements(layer, *tensors)) for layer, tensors in drawn]
+    kept = [(layer, {name: vars(layer).get(name, _ABSENT) for name in (*new, *_LEFT)}) for layer, new in replaced]
     try:
+        for layer, new in replaced:
+            vars(layer).update(new)
         yield
     finally:
-        for layer, _ in weights:
-            del vars(layer)["call"]
+        for layer, old in kept:
+            for name, value in old.items():
+                vars(layer).pop(name, None)
+                if value is not _ABSENT:
+                    vars(layer)[name] = value
 
 
-def _operation(layer: keras.layers.Layer, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> Callable:
-    """Return a `call` that does what the layer does with these weights, including its activation."""
+_ABSENT = object()
+
+
+def _replacements(layer: keras.layers.Layer, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> dict[str, object]:
+    """Return the attributes that make a layer use these weights."""
+    if _is_joint(layer):
+        both = tf.concat([tf.reshape(kernel, [-1]), *([] if bias is None else [bias])], 0)
+        nothing = dict.fromkeys(("_prior", "_kl_divergence_fn"), lambda *_: tf.zeros([], both.dtype))
+        return {"_posterior": lambda _: both, **nothing}
     kernel = tf.cast(kernel, layer.compute_dtype)
-    bias = bias if bias is None else tf.cast(bias, kernel.dtype)
+    bias = bias if bias is None else tf.cast(bias, layer.compute_dtype)
 
     @tf.autograph.experimental.do_not_convert
-    def call(inputs: tf.Tensor, *_: object, **__: object) -> tf.Tensor:
+    def product(inputs: tf.Tensor) -> tf.Tensor:
+        vars(layer)["kernel_posterior_tensor"] = kernel
         inputs = tf.cast(inputs, kernel.dtype)
-        before, after = ("NC", "") if getattr(layer, "data_format", None) == "channels_first" else ("N", "C")
         if is_dense(layer):
             # A batch of one product is faster than a plain product if the kernel has few columns.
-            outputs = tf.matmul(inputs[None], kernel[None])[0]
-        else:
-            layout = before + "DHW"[-layer.rank :] + after
-            options = {"data_format": layout, "dilations": layer.dilation_rate}
-            outputs = tf.nn.convolution(inputs, kernel, layer.strides, layer.padding.upper(), **options)
-        outputs = outputs if bias is None else tf.nn.bias_add(outputs, bias, f"{before}...{after}")
-        return outputs if layer.activation is None else layer.activation(outputs)
+            return tf.matmul(inputs[None], kernel[None])[0]
+        before, after = ("NC", "") if layer.data_format == "channels_first" else ("N", "C")
+        layout = before + "DHW"[-layer.rank :] + after
+        options = {"data_format": layout, "dilations": layer.dilation_rate}
+        return tf.nn.convolution(inputs, kernel, layer.strides, layer.padding.upper(), **options)
 
-    return call
-
-
-def apply(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """Apply a layer or model as in inference: dropout off, batch normalisation by its moving averages."""
-    takes_training = "training" in inspect.signature(layer.call).parameters
-    return layer(x, training=False) if takes_training else layer(x)
-
-
-def checked(outputs: object) -> tf.Tensor:
-    """Return the outputs of a model as float32.
-
-    Raises:
-      TypeError: they are not one tensor.
-    """
-    if not tf.is_tensor(outputs):
-        raise TypeError(
-            f"expected a model whose output is one tensor [N, K], found {type(outputs).__name__}. "
-            "Choose one of several outputs, and leave out a layer that makes a distribution."
-        )
-    return tf.cast(outputs, tf.float32)
+    return {
+        "_apply_variational_kernel": product,
+        "bias_posterior_tensor_fn": lambda _: bias,
+        "_apply_divergence": lambda *_, **__: None,
+    }

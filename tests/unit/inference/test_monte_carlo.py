@@ -13,12 +13,11 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 import tf_keras as keras
 
-from tests.support.networks import model_of
+from tests.support.networks import model_of, stack
 
-tfpl, tfd, kl = tfp.layers, tfp.distributions, keras.layers
+kl = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -65,7 +64,7 @@ def test_a_model_is_compiled_once_and_its_posterior_read_anew(kind):
     after = sample_outputs(model, np.concatenate([x, x])[:11], 50, budget_mb=2)
     assert np.abs(after[:3, :6] - before).min(axis=(0, 1)).max() > 1e-3
     assert compile_networks(model, x) is networks
-    for function in (networks.weights, networks.outputs):
+    for function in networks.traced:
         assert function.experimental_get_tracing_count() == 1
     model.pop() if kind == "mixed" else model.add(kl.Dense(2))
     assert sample_outputs(model, x, 3).shape[2] != before.shape[2]
@@ -117,8 +116,11 @@ def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match="at least one example"):
         sample_outputs(model, x[:0])
     pair = [keras.Input((5,)), keras.Input((5,))]
-    with pytest.raises(ValueError, match="a model of one input, found one of 2"):
+    with pytest.raises(ValueError, match=r"expected 2 inputs, .* found \[\[6, 5\]\]"):
         sample_outputs(keras.Model(pair, kl.Add()(pair)), x)
-    model.add(tfpl.DistributionLambda(lambda t: tfd.Normal(t, 1.0)))
-    with pytest.raises(TypeError, match="leave out a layer that makes a distribution"):
-        sample_outputs(model, x)
+    with pytest.raises(ValueError, match="probabilities already"):
+        predict(stack((5,), kl.Dense(3, "softmax")), x)
+    with pytest.raises(ValueError, match="at least two classes"):
+        predict(stack((5,), kl.Dense(1)), x)
+    with pytest.raises(ValueError, match=r"expected uint8 only for images .* found \[6, 5\]"):
+        sample_outputs(model, x.astype(np.uint8))
