@@ -188,4 +188,6 @@ def _replacements(layer: keras.layers.Layer, kernel: tf.Tensor, bias: tf.Tensor 
         "_apply_variational_kernel": product,
         "bias_posterior_tensor_fn": lambda _: bias,
         "_apply_divergence": lambda *_, **__: None,
+        # A loop that reads variables computes one network after the other, and without a KL this `call` needs none.
+        **({"kernel_posterior": None} if type(layer).call is bayesian._OwnNoise.call else {}),
     }

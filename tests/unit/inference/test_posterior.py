@@ -127,3 +127,12 @@ def test_weights_are_independent_normal_draws_from_the_posterior():
     assert abs(np.corrcoef(start, units[1].ravel())[0, 1]) < 4.5 / np.sqrt(start.size)
     half = units[0].shape[1] // 2  # the two numbers of a Box-Muller pair
     assert abs(np.corrcoef(units[0][:, :half].ravel(), units[0][:, half:].ravel())[0, 1]) < 4.5 / np.sqrt(20 * half)
+
+
+def test_networks_of_a_convolutional_model_are_computed_in_a_loop_without_variables():
+    """TensorFlow runs a loop that reads variables one step after the other, so only one core would be busy."""
+    model, x = model_of("CIFAR10_BNN_model")
+    graph = compile_networks(model, x).traced[1].get_concrete_function().graph.as_graph_def()
+    operations = {node.op for function in graph.library.function for node in function.node_def}
+    operations |= {node.op for node in graph.node}
+    assert "StatelessWhile" in operations and not operations & {"While", "ReadVariableOp"}
