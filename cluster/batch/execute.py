@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ def _execute(each: sweep.Run, target: Path, place: Path, timeout: float, bar: tq
             cwd=str(each.source.parent),
             # Otherwise the kernel of Python writes its log to this terminal.
             extra_arguments=["--log-level=CRITICAL"] if python else [],
-            timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
+            timeout_func=lambda cell: max(1, math.ceil(deadline - time.monotonic())),
             iopub_timeout=_PRINT_LIMIT,
             on_cell_start=begun,
         )
