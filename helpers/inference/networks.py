@@ -65,8 +65,9 @@ def _settings(model: keras.Model) -> list:
     found: list = []
     for part in (part for part in parts_of(model) if isinstance(part, keras.layers.Layer)):
         found.append(id(part))
-        for name, value in vars(part).items():
-            if name == "_networks" or name.startswith(("_self_", "_build_", "_saved_")):
+        # In order of their names, because a call takes attributes out and puts them back at the end.
+        for name, value in sorted(vars(part).items()):
+            if name in ("_networks", "_called") or name.startswith(("_self_", "_build_", "_saved_")):
                 continue
             values = [*value, *value.values()] if isinstance(value, dict) else value
             if callable(value):

@@ -63,6 +63,7 @@ def test_a_model_is_compiled_once_and_its_posterior_read_anew(kind):
         variable.assign_add(tf.fill(variable.shape, 0.1))
     after = sample_outputs(model, np.concatenate([x, x])[:11], 50, budget_mb=2)
     assert np.abs(after[:3, :6] - before).min(axis=(0, 1)).max() > 1e-3
+    tf.function(model)(x), model(x, training=True)
     assert compile_networks(model, x) is networks
     for function in networks.traced:
         assert function.experimental_get_tracing_count() == 1
