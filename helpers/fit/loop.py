@@ -44,8 +44,8 @@ def fit(
     generators that the checkpoint holds, such as those of `helpers.layers`, a resumed run draws the same numbers as an
     uninterrupted one. It draws other numbers for dropout, tfp.layers and all others that use TensorFlow's random
     operations, whose state cannot be saved, but the same ones whenever it is resumed at the same step. `fit` cannot
-    change stateless operations with a seed of a layer's own, NumPy's random numbers, and functions that were traced
-    earlier and belong to no layer or to a SavedModel. If such noise has one seed on all ranks, it is the same on all.
+    change stateless operations with a seed of a layer's own, and functions that were traced earlier and belong to no
+    layer or to a SavedModel. If such noise has one seed on all ranks, it is the same on all.
 
     Args:
       model: a built Keras model. If some of its layers compute in float16, the loss is scaled (see `loss_scale`).
@@ -102,7 +102,7 @@ def fit(
         feed = _Feed(x, y, per_epoch, batch_size=batch_size, augment=augment, **shard)
         averages = MovingAverages(model, world)
         noise.seed_operations(model, seed, world.rank, step)
-        train = compile_steps(state, loss, num_examples, per_epoch, world)
+        train, fresh = compile_steps(state, loss, num_examples, per_epoch, world), True
         with bar(None, last_step, model.name, initial=step, disable=not run.progress or world.rank > 0) as ticker:
             while step < last_step:
                 epoch, done = divmod(step, per_epoch)
@@ -112,6 +112,9 @@ def fit(
                 # An array, because TensorFlow keeps a tensor of every Python number that it was given.
                 place = np.asarray(epoch + done / per_epoch, np.float32)
                 batches, began = feed.at(step), time.perf_counter()
+                if fresh:
+                    traced, fresh = train.get_concrete_function(batches, tf.constant(count), tf.constant(place)), False
+                    noise.seed_captured(traced, model, seed, world.rank, step)
                 with world.collective():
                     taken, wish = train(batches, tf.constant(count), tf.constant(place))
                     count, stopped = int(taken), bool(wish)

@@ -1,5 +1,7 @@
 """Dynamic loss scaling, which keeps small gradients from vanishing in float16."""
 
+from helpers.layers.parts import modules_of
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -70,6 +72,5 @@ def for_model(model: keras.Model) -> LossScale | NoLossScale:
 
     bfloat16 has the exponents of float32 and needs no scale.
     """
-    parts = (model, *model.submodules)
-    half = any(getattr(part, "compute_dtype", None) == "float16" for part in parts)
+    half = any(getattr(part, "compute_dtype", None) == "float16" for part in modules_of(model))
     return LossScale() if half else NoLossScale()

@@ -91,7 +91,9 @@ class State:
             self.regulariser.assign(0.0)
 
 
-def compile_steps(state: State, loss: Callable, num_examples: int, per_epoch: int, world: World) -> Callable:
+def compile_steps(
+    state: State, loss: Callable, num_examples: int, per_epoch: int, world: World
+) -> tf.types.experimental.PolymorphicFunction:
     """Compile the function that takes training steps inside TensorFlow's graph.
 
     It is called with an iterator over batches, a number of steps and the epochs done so far. It ends early, after the

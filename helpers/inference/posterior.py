@@ -7,10 +7,11 @@ layer is fixed to its draw.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from helpers.layers import bayesian
 from helpers.layers.noise import fold_in, stateless_normal
+from helpers.layers.parts import modules_of
 
 import numpy as np
 import tensorflow as tf
@@ -27,9 +28,7 @@ def parts_of(*layers: keras.layers.Layer) -> list[tf.Module]:
     found: dict[int, tf.Module] = {}
     for layer in layers:
         found |= {id(part): part for part in layer._flatten_layers()}
-        # A recurrent layer with dropout that has been called cannot list its modules.
-        with suppress(ValueError):
-            found |= {id(part): part for part in layer.submodules if id(part) not in found}
+        found |= {id(part): part for part in modules_of(layer) if id(part) not in found}
     return list(found.values())
 
 

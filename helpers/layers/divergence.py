@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from helpers.layers.bayesian import gaussian_kl
+from helpers.layers.parts import modules_of
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -47,8 +48,7 @@ class Part(NamedTuple):
 
 def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the model and its layers at any depth, each once."""
-    parts = {id(part): part for part in (model, *model.submodules)}
-    return [part for part in parts.values() if isinstance(part, keras.layers.Layer)]
+    return [part for part in modules_of(model) if isinstance(part, keras.layers.Layer)]
 
 
 def parts_of(layer: keras.layers.Layer) -> Iterator[Part]:

@@ -6,9 +6,13 @@ on a counter alone, on every device.
 
 import contextlib
 import functools
+import gc
 import math
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from helpers.layers.parts import modules_of
 
 import numpy as np
 import tensorflow as tf
@@ -94,7 +98,7 @@ def signs(
 
 def saved_generators(model: keras.Model) -> list[tf.random.Generator]:
     """Return the generators that a checkpoint of `model` holds, those of layers with a `generator` first."""
-    layers = (getattr(layer, "generator", None) for layer in model.submodules)
+    layers = (getattr(layer, "generator", None) for layer in modules_of(model))
     found = [part for part in (*layers, *tf.train.TrackableView(model).descendants()) if _is_generator(part)]
     return list({id(generator): generator for generator in found}.values())
 
@@ -120,8 +124,8 @@ def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None
     """Seed the noise of which no checkpoint holds the state by (seed, rank, step).
 
     This is the noise of TensorFlow's random operations, which Keras' dropout, tfp.layers and a reader's own layers
-    draw from, of Keras' random augmentation layers, and of TensorFlow's global generator. It sets TensorFlow's global
-    seed, which functions that are traced afterwards read.
+    draw from, of Keras' random augmentation layers, and of the global generators of TensorFlow, NumPy and Python. It
+    sets TensorFlow's global seed, which functions that are traced afterwards read.
 
     Args:
       model: the model, whose layers' generators are changed in place.
@@ -129,13 +133,16 @@ def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None
       rank: the rank of this process.
       step: the step at which the run starts or goes on.
     """
-    mixed = fold_in(fold_in(tf.constant([seed, 0], tf.int64), -1), step)
+    mixed = _mixed(seed, step)
     start = int(tf.random.stateless_uniform([], mixed, 0, SEEDS, tf.int64, alg="philox"))
     # The sum gives each rank another seed. A hash into so few seeds would give the same one to some of many ranks.
-    tf.random.set_seed((start + rank) % SEEDS)
+    own = (start + rank) % SEEDS
+    tf.random.set_seed(own)
+    np.random.seed(own)  # noqa: NPY002, because a reader's layer may draw with it
+    random.seed(own)
     _forget_traces(model)
     unsaved = []
-    for layer in model.submodules:
+    for layer in modules_of(model):
         source: Any = getattr(layer, "_random_generator", None)
         if hasattr(source, "_maybe_init"):  # Keras makes it late, and keeps it out of checkpoints
             source._maybe_init()
@@ -145,22 +152,46 @@ def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None
     _reset([part for part in unsaved if _is_generator(part)], fold_in(mixed, rank), restart=True)
 
 
+def seed_captured(function: Any, model: keras.Model, seed: int, rank: int, step: int) -> None:
+    """Seed the generators that a compiled function draws from, and that are out of reach of the other functions.
+
+    Such a generator belongs to no layer: a function of the reader's sees it in its closure or in an object.
+
+    Args:
+      function: a tf.types.experimental.ConcreteFunction.
+      model, seed, rank, step: as `seed_operations` takes them.
+    """
+    known = {id(generator.state) for generator in saved_generators(model)}
+    places = {id(tensor): place for place, tensor in enumerate(function.captured_inputs)}
+    generators = [found for found in gc.get_objects() if type(found) is tf.random.Generator]
+    used = [found for found in generators if id(found.state.handle) in places and id(found.state) not in known]
+    used.sort(key=lambda found: places[id(found.state.handle)])
+    _reset(used, fold_in(fold_in(_mixed(seed, step), rank), -1), restart=True)
+
+
+def _mixed(seed: int, step: int) -> tf.Tensor:
+    return fold_in(fold_in(tf.constant([seed, 0], tf.int64), -1), step)
+
+
 @contextlib.contextmanager
 def global_seed_kept() -> Iterator[None]:
-    """Give TensorFlow's global seed back at the end, at the place in its stream at which it was.
+    """Give the global generators of TensorFlow, NumPy and Python their states back at the end.
 
     Otherwise models that are built after two runs with one seed would start with the same weights.
     """
     _, following = tf.compat.v1.get_seed(None)  # None if there is no global seed
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         yield
     finally:
         tf.random.set_seed(following)
+        np.random.set_state(states[0])  # noqa: NPY002
+        random.setstate(states[1])
 
 
 def _forget_traces(model: keras.Model) -> None:
     """Let each tf.function that belongs to a layer be traced anew, because a trace keeps the seed of its time."""
-    for part in (model, *model.submodules):
+    for part in modules_of(model):
         names = [name for kind in type(part).__mro__ for name, value in vars(kind).items() if _is_function(value)]
         for function in (*(getattr(part, name) for name in names), *filter(_is_function, vars(part).values())):
             # TensorFlow has no public way. Without this attribute, the earlier trace is used.

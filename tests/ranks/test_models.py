@@ -22,7 +22,7 @@ def found(tmp_path_factory):
 def test_every_kind_of_noise_differs_between_ranks_and_steps_although_one_seed_is_set(found):
     first, second = found["noise"]
     same = [name for name in first if first[name][0] == second[name][0] or first[name][0] == first[name][1]]
-    assert len(first) == 12 and same == []
+    assert len(first) == 14 and same == []
 
 
 def test_a_run_resumed_twice_draws_the_same_numbers(found):

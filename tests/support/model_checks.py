@@ -4,6 +4,7 @@
 """
 
 import json
+import random
 import sys
 import warnings
 
@@ -56,6 +57,20 @@ class Owner(kl.Layer):
         return self.generator(x) * self.stream.normal(tf.shape(x))
 
 
+CLOSED = tf.random.Generator.from_seed(7)  # no layer has it as an attribute
+
+
+def closed_noise(shape):
+    return CLOSED.normal(shape)
+
+
+def numpy_noise(shape):
+    def draw():
+        return np.float32([np.random.normal(), random.random(), 0, 0])  # noqa: NPY002
+
+    return tf.ensure_shape(tf.numpy_function(draw, [], tf.float32), [4])
+
+
 def global_noise(shape):
     return tf.random.get_global_generator().normal(shape)
 
@@ -73,6 +88,8 @@ SOURCES = {
     "own function": lambda: Traced(tf.random.normal),
     "own generator": Owner,
     "global generator": lambda: Noise(global_noise),
+    "generator in a closure": lambda: Noise(closed_noise),
+    "numpy": lambda: Noise(numpy_noise),
 }
 
 
