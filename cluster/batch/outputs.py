@@ -45,12 +45,19 @@ def check(output: Path, targets: Iterable[Path], sources: Iterable[Path], swept:
       swept: whether the run writes a table.
 
     Raises:
-      OutputError: a file that no earlier run wrote has the name of a copy, a page, the index or the table.
+      OutputError: a file that no earlier run wrote has the name of a copy, a page, the index or the table, or two runs
+        would write the same file.
     """
     sources = list(sources)
     tables = [output / "sweep.csv"] if swept else []
     copies = [path for target in targets for path in (target, target.with_suffix(".html"))]
-    for path in (*copies, output / "index.html", *tables):
+    kept = [_good(path) for path in copies]
+    if clash := sorted({path.name for path in copies} & {path.name for path in kept}):
+        raise OutputError(
+            f"Two runs would write the same file {clash[0]}, because the copy of an earlier good run gets this name. "
+            "Rename the notebook."
+        )
+    for path in (*copies, *kept, output / "index.html", *tables):
         if os.path.lexists(path) and (not _ours(path) or any(_same(path, source) for source in sources)):
             raise OutputError(
                 f"--output {output} would replace {path}, which no earlier batch run wrote. Choose another folder."
@@ -69,14 +76,14 @@ def save(notebook: NotebookNode, page: str, ok: bool, target: Path) -> None:
     copies = (target, target.with_suffix(".html"))
     if not ok and _papermill(target).get("exception") is False:
         for path in filter(Path.is_file, copies):
-            os.replace(path, path.with_name(f"{path.stem}{_GOOD}{path.suffix}"))
+            os.replace(path, _good(path))
     files.write(target, nbformat.writes(notebook) + "\n")
     if page:
         files.write(copies[1], page)
     else:
         copies[1].unlink(missing_ok=True)  # otherwise the page of another run would pass for that of this one
     for path in copies if ok else ():
-        path.with_name(f"{path.stem}{_GOOD}{path.suffix}").unlink(missing_ok=True)
+        _good(path).unlink(missing_ok=True)
 
 
 def summarise(results: list[sweep.Result], output: Path, note: str) -> None:
@@ -90,6 +97,11 @@ def unwritten(error: OSError) -> str:
     """Return the message for an output that could not be written."""
     advice = "make room for it" if error.errno in FULL else "choose another --output"
     return f"the output cannot be written ({error}); {advice}"
+
+
+def _good(path: Path) -> Path:
+    """Return the name under which the copy of an earlier run that succeeded is kept."""
+    return path.with_name(f"{path.stem}{_GOOD}{path.suffix}")
 
 
 def _ours(path: Path) -> bool:

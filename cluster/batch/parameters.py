@@ -163,7 +163,8 @@ def _defaults(notebook: Path) -> dict[str, Any]:
         content = sources.read(notebook)
     except sources.NotebookError as error:
         raise InputError(str(error)) from error
-    cells = [cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [(cell.source, cell.metadata.get("tags")) for cell in content.cells]
+    cells = [source for source, tags in tagged if isinstance(tags, list) and "parameters" in tags]
     if not cells or sources.language(content) != "python":
         return {}
     try:
@@ -171,6 +172,10 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     except SyntaxError:  # a magic command
         content.metadata.kernelspec = sources.PYTHON
         return dict.fromkeys(papermill.inspect_notebook(content))
+    except (TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(
+            f"{notebook.name}: its cell tagged parameters cannot be read as Python ({_line(error)}). Correct the cell."
+        ) from error
     found: dict[str, Any] = {}
     for statement in statements:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value:
@@ -188,7 +193,7 @@ def _default(statement: ast.Assign | ast.AnnAssign) -> Any:
     example = _ANNOTATED.get(annotation[1]) if annotation else None
     try:
         default = ast.literal_eval(statement.value)  # type: ignore[arg-type]  # the caller checks that it is there
-    except ValueError:
+    except (ValueError, TypeError, RecursionError, MemoryError):
         return example
     return default if default is not None and (example is None or type(default) is type(example)) else example
 

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from helpers.data.readers import Arrays, DataError, Paths, refuse_missing
+from helpers.data.readers import Arrays, DataError, Paths, refuse_missing, refuse_other_order
 from helpers.data.records import File, Record
 
 import numpy as np
@@ -65,26 +65,23 @@ def _images(pixels: np.ndarray, name: str, record: Record) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim == 0:
         raise DataError(found)
     if pixels.shape[1:] == record.shape:
+        refuse_other_order(pixels, record, found, planar=False)
         return pixels
     if pixels.shape[1:] not in [(channels * height * width,), (channels, height, width)]:
         raise DataError(found)
-    # One row of an image further down, pixels hardly differ. Where the distance is that of rows of interleaved
-    # channels, they are interleaved. Images without structure have no such difference.
-    rows = pixels.reshape(len(pixels), -1)
-    planar, interleaved = (_difference(rows, distance) for distance in (width, channels * width))
-    if pixels.ndim == 2 and interleaved < 0.8 * planar:
-        raise DataError(f"{found}, whose channels are interleaved (reshape it to [N, {height}, {width}, {channels}])")
+    refuse_other_order(pixels, record, found, planar=True)
     return pixels.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
-
-
-def _difference(rows: np.ndarray, distance: int) -> float:
-    """Return the mean absolute difference between the values at this distance in rows [N, K]; of 1,000 rows at most."""
-    values = rows[:1000].astype(np.int16)
-    return float(np.abs(values[:, distance:] - values[:, :-distance]).mean()) if len(rows) else 0.0
 
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """Make the bytes that Python 3 writes as text into a pickle of protocol 2."""
+    if codec != "latin1":
+        raise DataError(f"a pickle with text in the codec {codec}, which no data set needs")
+    return text.encode(codec)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -98,6 +95,9 @@ class _PlainUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
         ("numpy.core.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0],  # protocol 5
         ("numpy._core.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0],
+        ("numpy.core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
+        ("numpy._core.multiarray", "scalar"): np.int64(0).__reduce__()[0],
+        ("_codecs", "encode"): _encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:

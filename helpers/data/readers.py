@@ -74,6 +74,8 @@ def checked(arrays: Arrays, record: Record, file: File, neutral: bool = False) -
             allowed = [(count, *record.shape)] + ([(count, height, width)] if channels == 1 else [])
             if array.dtype != np.uint8 or array.shape not in allowed:
                 raise DataError(f"{key} of type {array.dtype} and shape {array.shape}")
+            if channels > 1 and array.ndim == 4:
+                refuse_other_order(array, record, f"{key} of shape {array.shape}", planar=False)
             # The transposed batches of CIFAR-10 have strides that would slow down every later step.
             result.append(np.ascontiguousarray(array.reshape(count, *record.shape)))
         else:
@@ -81,11 +83,40 @@ def checked(arrays: Arrays, record: Record, file: File, neutral: bool = False) -
                 raise DataError(f"{key} of type {array.dtype} and shape {array.shape}")
             if array.min() < 0 or array.max() >= len(record.label_names):
                 raise DataError(f"{key} with labels from {array.min()} to {array.max()}")
+            if array.min() == array.max():
+                raise DataError(f"{key} with the label {array.min()} alone")  # such as a column of pixels
             result.append(array.reshape(count).astype(np.int32))
     for other in DATASETS.values() if neutral else ():
         if other is not record and content_sha256(result[1::2]) == other.labels_sha256:
             raise OtherData(f"those of {other.title}")
     return tuple(result)
+
+
+def refuse_other_order(images: np.ndarray, record: Record, found: str, planar: bool) -> None:
+    """Refuse photographs whose numbers are in another order than is assumed, so that they would look scrambled.
+
+    One row of an image further down, pixels hardly differ. So numbers at the distance of a row of planar channels
+    differ less than those at the distance of a row of interleaved channels, or the other way round. Images without
+    structure have no such difference.
+
+    Args:
+      images: [N, ...], in memory as they would be read.
+      record: the data set, whose images have several channels.
+      found: what was found, for the message.
+      planar: whether the channels are assumed one after the other, and not interleaved.
+
+    Raises:
+      DataError: the numbers are in the other order.
+    """
+    height, width, channels = record.shape
+    rows = images[:1000].reshape(len(images[:1000]), -1).astype(np.int16)
+    distances = (width, channels * width) if planar else (channels * width, width)
+    right, wrong = (float(np.abs(rows[:, far:] - rows[:, :-far]).mean()) if len(rows) else 0.0 for far in distances)
+    if wrong < 0.8 * right:
+        order, shape = "interleaved", f"[N, {height}, {width}, {channels}]"
+        if not planar:
+            order, shape = "one after the other", f"[N, {channels}, {height}, {width}]"
+        raise DataError(f"{found}, whose channels are {order} (reshape the numbers to {shape})")
 
 
 def read_npz(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
@@ -123,7 +154,9 @@ def read_csv(paths: Paths, record: Record, file: File) -> tuple[Arrays, bool]:
     """Read two tables with a row for each image: its label, then its pixels. A first line of titles is left out."""
     arrays: list[np.ndarray] = []
     for part in file.parts:
-        with open(paths[part], encoding="utf-8-sig") as opened:
+        with open(paths[part], "rb") as opened:
+            compressed = opened.read(2) == b"\x1f\x8b"
+        with (gzip.open if compressed else open)(paths[part], "rt", encoding="utf-8-sig") as opened:
             titles = opened.readline()
             if not titles[:1].isdigit() and not titles.startswith("label,"):
                 raise DataError(f"{part} that begins with {titles[:20]!r}, and not with a label")

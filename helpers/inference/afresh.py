@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.inference.posterior import Drawn, fixed, parts_of
+from helpers.layers.noise import live_generators
 
 import numpy as np
 import tensorflow as tf
@@ -33,9 +34,10 @@ def afresh(model: keras.Model, drawn: Drawn, x: Any, draws: tuple[int, int, int]
     """
     seed, first, count = draws
     n, results = len(tf.nest.flatten(x)[0]), []
+    tf.random.get_global_generator()  # which TensorFlow makes at its first use
     with _as_it_was(model):
         variables = [(variable, variable.value()) for variable in model.variables]
-        generators = _generators(model)
+        generators = live_generators()
         for network in range(count):
             weights = [(layer, [tensor[network] for tensor in tensors]) for layer, tensors in drawn]
             parts = []
@@ -75,13 +77,6 @@ def tensors_of(outputs: Any) -> Any:
     return tf.nest.map_structure(tensor, outputs)
 
 
-def _generators(model: keras.Model) -> list[tf.random.Generator]:
-    """Return the generators of random numbers that layers own, and TensorFlow's global one."""
-    owners = [part for layer in parts_of(model) for part in (layer, getattr(layer, "_random_generator", None))]
-    values = [value for owner in owners if owner is not None for value in vars(owner).values()]
-    return [tf.random.get_global_generator(), *(v for v in values if isinstance(v, tf.random.Generator))]
-
-
 def _begin(model: keras.Model, generators: list[tf.random.Generator], seed: int, network: int) -> None:
     """Begin all random numbers anew, and reset the states of recurrent layers."""
     numbers = np.random.SeedSequence([seed % 2**64, network])
@@ -105,7 +100,7 @@ def _as_it_was(model: keras.Model) -> Iterator[None]:
     eagerly, kept = tf.config.functions_run_eagerly(), context.context()
     seeds, python_state = (kept._seed, getattr(kept, "_rng", None)), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002
-    generators = [(generator, generator.state.numpy()) for generator in _generators(model)]
+    generators = [(generator, generator.state.numpy()) for generator in live_generators()]
     variables = [(variable, variable.numpy()) for variable in model.variables]
     states = [(state, state.numpy()) for layer in _stateful(model) for state in tf.nest.flatten(layer.states)
               if isinstance(state, tf.Variable)]  # fmt: skip

@@ -33,6 +33,11 @@ def inputs_of(model: keras.Model, x: Any) -> Any:
       ValueError: x has no example, another shape than the model's input, or uint8 that may be anything.
     """
     x = _all_batches(x) if _is_batched(x) else x
+    for part in tf.nest.flatten(x):
+        if isinstance(part, np.ma.MaskedArray):
+            raise ValueError("expected numbers, found a masked array, whose mask a model cannot see. Give x.filled(0).")
+        if isinstance(part, tf.SparseTensor | tf.RaggedTensor) or hasattr(part, "toarray"):
+            raise ValueError(f"expected dense inputs, found {type(part).__name__}. Convert it to an array [N, ...].")
     wanted = _wanted(model)
     x = _arrays(x, wanted)
     if wanted is not None:
@@ -128,6 +133,8 @@ def _checked(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> np.nda
         raise ValueError(f"expected x [{shape}] of at least one example, found {list(x.shape)}")
     if x.dtype == object and not isinstance(x.flat[0], str | bytes):
         x = x.astype(np.float64)  # a table of mixed numbers
+    if x.dtype.kind in "mMc" and not (spec is not None and tf.as_dtype(spec.dtype).is_complex):
+        raise ValueError(f"expected real numbers, found {x.dtype}. Convert x to the numbers that the model needs.")
     if x.dtype.kind in "OUS":
         return x.astype(str).astype(object) if x.dtype.kind != "S" else x
     dtype = _type(model, x, spec, count)

@@ -2,12 +2,14 @@
 
 import math
 import pickle
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from helpers.inference.afresh import afresh, tensors_of
 from helpers.inference.posterior import drawable_layers, fixed, parts_of, sampler
+from helpers.inference.settings import from_libraries, settings_of
 from helpers.inference.stacked import prefix_of, stackable, stacked
 from helpers.layers.noise import fold_in
 
@@ -18,7 +20,6 @@ import tf_keras as keras
 # Operations of TensorFlow that draw numbers, and those that change a variable.
 DRAWS = re.compile("Random|Rng|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|PyFunc")
 CHANGES = re.compile("^Assign|^Resource(Scatter|Apply)")
-_PLAIN = (bool, int, float, str, type(None))
 
 
 class Networks(NamedTuple):
@@ -38,7 +39,8 @@ def compile_networks(model: keras.Model, x: Any) -> Networks:
     """Return the functions that draw networks from the posterior of a model and apply them.
 
     They are kept with the model, so TensorFlow compiles them once. They read the model's variables at each call. A
-    model that has got another layer, or a layer with another setting, is compiled anew.
+    model that has got another layer, or a layer with another setting, is compiled anew. A model with code of the
+    reader's own is compiled at each call of this function, because only the reader knows on what such code depends.
 
     Args:
       model: a Keras model.
@@ -50,38 +52,25 @@ def compile_networks(model: keras.Model, x: Any) -> Networks:
     if not model.built:
         model(tf.nest.map_structure(lambda part: tf.constant(part[:1]), x), training=False)
     specs = tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], tf.constant(part[:1]).dtype), x)
-    made_for = (_settings(model), str(specs))
+    known = from_libraries(model)
+    made_for = (settings_of(model), str(specs))
     kept = vars(model).get("_networks", lambda: (None, None))()
-    if kept[0] != made_for:
-        networks = _compile(model, specs)
-        kept = (_settings(model), str(specs)), networks
+    if kept[0] != made_for or not known:
+        networks = _compile(model, specs, None if known else _few(x, specs))
+        kept = (settings_of(model), str(specs)), networks
         # They are behind a function, so that Keras does not save them as a part of the model.
         vars(model)["_networks"] = lambda: kept
     return kept[1]
 
 
-def _settings(model: keras.Model) -> list:
-    """Return the layers of a model with all plain values, and collections of them, that they have as attributes."""
-    found: list = []
-    for part in (part for part in parts_of(model) if isinstance(part, keras.layers.Layer)):
-        found.append(id(part))
-        # In order of their names, because a call takes attributes out and puts them back at the end.
-        for name, value in sorted(vars(part).items()):
-            if name in ("_networks", "_called") or name.startswith(("_self_", "_build_", "_saved_")):
-                continue
-            values = [*value, *value.values()] if isinstance(value, dict) else value
-            if callable(value):
-                found.append((name, id(value)))
-            elif isinstance(value, np.ndarray):
-                found.append((name, value.tobytes()))
-            elif isinstance(value, _PLAIN):
-                found.append((name, str(value)))
-            elif isinstance(values, tuple | list) and all(isinstance(item, _PLAIN) for item in values):
-                found.append((name, str(value)))
-    return found
+def _few(x: Any, specs: Any) -> Any:
+    """Return the first inputs of a call, two if the model takes any number."""
+    sizes = [spec.shape[0] for spec in tf.nest.flatten(specs)]
+    rows = np.minimum(np.arange(sizes[0] or 2), len(tf.nest.flatten(x)[0]) - 1)
+    return tf.nest.map_structure(lambda part: tf.gather(tf.constant(part), rows), x)
 
 
-def _compile(model: keras.Model, inputs: Any) -> Networks:
+def _compile(model: keras.Model, inputs: Any, few: Any) -> Networks:
     layers = drawable_layers(*model.layers, model)
     scalar, whole = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 
@@ -120,13 +109,16 @@ def _compile(model: keras.Model, inputs: Any) -> Networks:
     if not at_once:
         shared = _specs(tf.function(through).get_concrete_function(before, inputs).structured_outputs)
         single = tf.nest.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), specs)
-        call, random = _trace(model, one_network, shared, single)
+        call, drawing = _trace(model, one_network, shared, single)
+        if call is not None and few is not None:
+            first = [[tensor[0] for tensor in tensors] for tensors in weights(0, 0, 1)]
+            call, drawing = (call, drawing) if _repeats(one_network, call, few, first) else (None, True)
         if call is None:
 
             def eager(x: Any, tensors: list, block: tf.Tensor, draws: tuple[int, int, int]) -> Any:
                 return afresh(model, list(zip(layers, tensors, strict=True)), x, draws, int(block))
 
-            return Networks(weights, eager, *sizes, False, random or bool(layers), [weights])
+            return Networks(weights, eager, *sizes, False, drawing or bool(layers), [weights])
 
     @tf.function(input_signature=[inputs, specs, whole])
     def outputs(x: Any, tensors: list[list[tf.Tensor]], block: tf.Tensor) -> Any:
@@ -137,6 +129,19 @@ def _compile(model: keras.Model, inputs: Any) -> Networks:
 
     compiled = lambda x, tensors, block, _: outputs(x, tensors, block)  # noqa: E731
     return Networks(weights, compiled, *sizes, at_once, bool(layers), [weights, outputs])
+
+
+def _repeats(function: Callable, compiled: Callable, *arguments: Any) -> bool:
+    """Tell whether two calls of a function and one of its compiled form agree. If not, it draws numbers or counts."""
+    python_state, state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    once, again = (function(*arguments) for _ in range(2))
+    random.setstate(python_state)
+    np.random.set_state(state)  # noqa: NPY002
+    for one, *others in zip(*map(tf.nest.flatten, (once, again, compiled(*arguments))), strict=True):
+        atol = 1e-3 * float(np.max(np.abs(one), initial=1e-6))
+        if not all(np.allclose(one, other, 1e-3, atol, equal_nan=True) for other in others):
+            return False
+    return True
 
 
 def _specs(tensors: Any) -> Any:
@@ -150,8 +155,8 @@ def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callabl
     or keep those of this one.
 
     Returns:
-      (compiled, random): `compiled` is None if the model has to be called eagerly, because its call cannot be
-      compiled, draws numbers or changes variables. `random` tells whether it draws numbers.
+      (compiled, drawing): `compiled` is None if the model has to be called eagerly, because its call cannot be
+      compiled, draws numbers or changes variables. `drawing` tells whether it draws numbers.
 
     Raises:
       TypeError: the model contains a function that was compiled for good, and that draws numbers.
@@ -178,8 +183,8 @@ def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callabl
             "so its draws cannot be fixed. Build the model from its code, and load its weights."
         )
     now = np.random.get_state()  # noqa: NPY002
-    random = pickle.dumps(state) != pickle.dumps(now) or any(DRAWS.search(node.op) for node in nodes)
-    return None if random or any(CHANGES.search(node.op) for node in nodes) else compiled, random
+    drawing = pickle.dumps(state) != pickle.dumps(now) or any(DRAWS.search(node.op) for node in nodes)
+    return None if drawing or any(CHANGES.search(node.op) for node in nodes) else compiled, drawing
 
 
 def _sequential(call: Any, x: Any, weights: list[list[tf.Tensor]], block: tf.Tensor) -> Any:

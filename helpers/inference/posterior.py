@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from helpers.layers import bayesian
+from helpers.layers.divergence import reads_inputs
 from helpers.layers.noise import fold_in, stateless_normal
 from helpers.layers.parts import modules_of
 
@@ -42,7 +43,8 @@ def drawable_layers(*parts: keras.layers.Layer) -> list[keras.layers.Layer]:
 
     A layer that draws in another way, by a tensor function or a product of the reader's own, is called as it is.
     """
-    return [layer for layer in bayesian_layers(*parts) if _is_joint(layer) or _draws_as_known(layer)]
+    joint = {id(layer) for layer in bayesian_layers(*parts) if _is_joint(layer) and not reads_inputs(layer)}
+    return [layer for layer in bayesian_layers(*parts) if id(layer) in joint or _draws_as_known(layer)]
 
 
 def _draws_as_known(layer: keras.layers.Layer) -> bool:

@@ -43,7 +43,8 @@ def prefix_of(model: keras.Model) -> tuple[list[keras.layers.Layer], list[keras.
         links = [model.input, *(layer.output for layer in layers)]
         linked = all(layer.input is link for layer, link in zip(layers, links[:-1], strict=True))
         # With one node a layer has been called once. The arguments of that call belong to the model.
-        plain = all(not (set(layer.inbound_nodes[0].call_kwargs) - {"mask"}) for layer in layers)
+        nodes = [layer.inbound_nodes[0] for layer in layers]
+        plain = all(len(node.call_args) == 1 and not (set(node.call_kwargs) - {"mask"}) for node in nodes)
         if not (type(model) in (keras.Sequential, keras.Model) or type(model).__module__.startswith("tf_keras.")):
             return [], []
         if not (linked and plain and links[-1] is model.output and all(map(_known, layers))):

@@ -16,7 +16,7 @@ Therefore the KL is not the sum of `model.losses`. The rules are these:
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from helpers.layers.bayesian import gaussian_kl
+from helpers.layers.bayesian import factors, gaussian_kl
 from helpers.layers.parts import modules_of
 
 import tensorflow as tf
@@ -54,7 +54,7 @@ def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
 def parts_of(layer: keras.layers.Layer) -> Iterator[Part]:
     """Yield the parts of a built layer that have a posterior, a prior and a divergence."""
     if isinstance(layer, tfp.layers.DenseVariational):
-        if layer.built:
+        if layer.built and not reads_inputs(layer):
             like = tf.zeros([1, layer.input_spec.axes[-1]], layer.dtype)
             q, p = layer._posterior(like), layer._prior(like)
             key, draw = id(layer._posterior), tf.convert_to_tensor
@@ -64,8 +64,35 @@ def parts_of(layer: keras.layers.Layer) -> Iterator[Part]:
         whats = ("posterior", "prior", "posterior_tensor_fn", "divergence_fn")
         q, p, draw, divergence = (getattr(layer, f"{name}_{what}", None) for what in whats)
         if q is not None and p is not None and divergence is not None:
-            variables = frozenset(id(variable) for variable in q.variables)
-            yield Part(name, variables or id(q), q, p, draw or tfd.Distribution.sample, divergence)
+            yield Part(name, _key(q), q, p, draw or tfd.Distribution.sample, divergence)
+
+
+def _key(posterior: tfd.Distribution) -> object:
+    """Return what two posteriors have in common if they are one: their variables, their constants and their shape."""
+    variables = frozenset(id(variable) for variable in posterior.variables)
+    constants = [value for value in factors(posterior).parameters.values() if tf.is_tensor(value)]
+    numbers = frozenset(id(value) for value in constants if not isinstance(value, tf.Variable))
+    return (variables, numbers, str(posterior.event_shape)) if variables else id(posterior)
+
+
+def reads_inputs(layer: tfp.layers.DenseVariational) -> bool:
+    """Tell whether the posterior or the prior of a built layer depends on the layer's inputs, as a hypernetwork's does.
+
+    Such a layer has no posterior of its own. It is called as it is, and its KL is what it adds in its call.
+    """
+    width = layer.input_spec.axes[-1]
+    with tf.init_scope():
+        for make in (layer._posterior, layer._prior):
+            try:
+                one, two = (
+                    tf.convert_to_tensor(make(like).sample(seed=(1, 2)))
+                    for like in (tf.zeros([1, width], layer.dtype), tf.ones([1, width], layer.dtype))
+                )
+            except (NotImplementedError, TypeError, AttributeError):
+                continue  # it cannot be sampled so, or is no distribution
+            if one.shape != two.shape or bool(tf.reduce_any(one != two)):
+                return True
+    return False
 
 
 def kl_divergence(model: keras.Model) -> tf.Tensor:

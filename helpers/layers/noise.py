@@ -9,6 +9,7 @@ import functools
 import gc
 import math
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import tf_keras as keras
 # Named, because TensorFlow may otherwise choose another algorithm on another device.
 fold_in = functools.partial(tf.random.experimental.stateless_fold_in, alg="philox")
 SEEDS = 2**31 - 1  # TensorFlow takes its global seed modulo this number
+_STATEFUL = re.compile("(?<!Stateless)Random|Multinomial|TruncatedNormal")  # operations that read TensorFlow's seed
 # The eight signs in each of the 256 octets.
 _SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32)
 
@@ -140,7 +142,7 @@ def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None
     tf.random.set_seed(own)
     np.random.seed(own)  # noqa: NPY002, because a reader's layer may draw with it
     random.seed(own)
-    _forget_traces(model)
+    _forget_traces()
     unsaved = []
     for layer in modules_of(model):
         source: Any = getattr(layer, "_random_generator", None)
@@ -150,6 +152,12 @@ def seed_operations(model: keras.Model, seed: int, rank: int, step: int) -> None
     with contextlib.suppress(RuntimeError):  # it does not exist if only deterministic operations are allowed
         unsaved.append(tf.random.get_global_generator())
     _reset([part for part in unsaved if _is_generator(part)], fold_in(mixed, rank), restart=True)
+
+
+def live_generators() -> list[tf.random.Generator]:
+    """Return all generators of this process, in the order in which they were made, whatever owns them."""
+    found = [part for part in gc.get_objects() if type(part) is tf.random.Generator]
+    return sorted(found, key=lambda generator: int(generator.state._unique_id.rpartition("_")[2]))
 
 
 def seed_captured(function: Any, model: keras.Model, seed: int, rank: int, step: int) -> None:
@@ -162,10 +170,8 @@ def seed_captured(function: Any, model: keras.Model, seed: int, rank: int, step:
       model, seed, rank, step: as `seed_operations` takes them.
     """
     known = {id(generator.state) for generator in saved_generators(model)}
-    places = {id(tensor): place for place, tensor in enumerate(function.captured_inputs)}
-    generators = [found for found in gc.get_objects() if type(found) is tf.random.Generator]
-    used = [found for found in generators if id(found.state.handle) in places and id(found.state) not in known]
-    used.sort(key=lambda found: places[id(found.state.handle)])
+    places = {id(tensor) for tensor in function.captured_inputs}
+    used = [found for found in live_generators() if id(found.state.handle) in places and id(found.state) not in known]
     _reset(used, fold_in(fold_in(_mixed(seed, step), rank), -1), restart=True)
 
 
@@ -189,18 +195,17 @@ def global_seed_kept() -> Iterator[None]:
         random.setstate(states[1])
 
 
-def _forget_traces(model: keras.Model) -> None:
-    """Let each tf.function that belongs to a layer be traced anew, because a trace keeps the seed of its time."""
-    for part in modules_of(model):
-        names = [name for kind in type(part).__mro__ for name, value in vars(kind).items() if _is_function(value)]
-        for function in (*(getattr(part, name) for name in names), *filter(_is_function, vars(part).values())):
-            # TensorFlow has no public way. Without this attribute, the earlier trace is used.
-            if hasattr(function, "_function_cache"):
-                function._function_cache.clear()
-
-
-def _is_function(value: object) -> bool:
-    return isinstance(value, tf.types.experimental.PolymorphicFunction)
+def _forget_traces() -> None:
+    """Let each tf.function that draws numbers be traced anew, because a trace keeps the seed of its time."""
+    compiled = type(tf.function(lambda: None))
+    for function in gc.get_objects():
+        # TensorFlow has no public way. Without these attributes, the earlier trace is used.
+        if type(function) is not compiled or not hasattr(getattr(function, "_function_cache", None), "_primary"):
+            continue
+        graphs = [trace.graph.as_graph_def() for trace in function._function_cache._primary.values()]
+        bodies = [body for graph in graphs for body in (graph.node, *(f.node_def for f in graph.library.function))]
+        if any(_STATEFUL.search(node.op) for body in bodies for node in body):
+            function._function_cache.clear()
 
 
 def _is_generator(part: object) -> bool:

@@ -66,3 +66,13 @@ def test_what_a_run_wrote_is_replaced_by_the_next_one(tmp_path, copy):
     outputs.check(tmp_path, [copy], [], swept=True)
     copy.unlink()
     refused(tmp_path, copy)
+
+
+def test_the_name_of_an_earlier_good_copy_is_nobody_else_s(tmp_path, copy):
+    other = copy.with_name("a.last-good.ipynb")
+    with pytest.raises(outputs.OutputError, match="same file a.last-good"):
+        outputs.check(tmp_path, [copy, other], [], False)
+    other.write_text('{"my": "own notebook"}')
+    assert str(other) in refused(tmp_path, copy)
+    ours(other)
+    outputs.check(tmp_path, [copy], [], False)

@@ -142,3 +142,25 @@ def test_a_parameter_that_no_notebook_declares_is_refused_with_the_names_that_th
     broken.write_text('{"cells": [')
     with pytest.raises(parameters.InputError, match="half.ipynb cannot be read as a notebook"):
         parameters.assign([broken], {}, {}, "quick")
+
+
+@pytest.mark.parametrize("tags", [None, 5, "parameters"])
+def test_tags_that_are_no_list_are_none(tmp_path, tags):
+    good, odd = (notebook(tmp_path, f"{name}.ipynb", parameters="a = 1") for name in "ab")
+    content = json.loads(odd.read_text())
+    content["cells"][0]["metadata"]["tags"] = tags
+    odd.write_text(json.dumps(content))
+    found = parameters.assign([good, odd], *parameters.parse([("a", "3")]), "quick")
+    assert [given for _, given, _ in found] == [{"a": 3}, {}]
+
+
+@pytest.mark.parametrize(
+    "code", ["a = {[1]: 2}", "a = 1" + " + 1" * 9_000, "a = '\ud800'"], ids=["key", "long", "half"]
+)
+def test_one_notebook_whose_parameters_cannot_be_read_does_not_end_the_batch(tmp_path, code):
+    good, bad = notebook(tmp_path, "a.ipynb", parameters="a = 1"), tmp_path / "b.ipynb"
+    content = json.loads(good.read_text())
+    content["cells"][0]["source"] = code
+    bad.write_text(json.dumps(content))
+    found = parameters.assign([good, bad], *parameters.parse([("a", "3")]), "quick")
+    assert found[0][1] == {"a": 3}

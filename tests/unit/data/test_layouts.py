@@ -201,9 +201,19 @@ def test_tables_with_labels_are_read(tmp_path, name, titles):
         path.write_text(table(*content, titles))
     for given in (tmp_path, path):
         assert same(data.load(name, given), arrays)
-    path.write_text(path.read_text().replace("label", "class"))
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    text = path.read_text()
+    path.unlink()
+    assert same(data.load(name, tmp_path), arrays)
+    packed.unlink()
     if titles:
+        path.write_text(text.replace("label", "class"))
         with pytest.raises(data.DataError, match="test.csv that begins with 'class,pixel0"):
+            data.load(name, tmp_path)
+    else:  # a table whose labels come last has nothing but the images' first pixel in its first column
+        path.write_text("".join(",".join(["0", *line.split(",")[2:], line[0]]) + "\n" for line in text.splitlines()))
+        with pytest.raises(data.DataError, match="y_test with the label 0 alone"):
             data.load(name, tmp_path)
 
 
