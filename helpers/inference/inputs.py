@@ -1,10 +1,12 @@
 """What readers give as inputs, as arrays of the shapes and types that a model takes."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helpers import data
 from helpers.inference.posterior import parts_of
+from helpers.inference.settings import from_libraries
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +24,8 @@ def inputs_of(model: keras.Model, x: Any) -> Any:
 
     uint8 is scaled to [0, 1] where it stands for images: four axes, and a model that takes floating-point numbers and
     has no layer in `READS_INTEGERS`. Such a layer, or an `Input` of an integer type, shows that the model reads the
-    numbers as they are. Any other uint8 is refused, because it may be images, codes or counts.
+    numbers as they are. Any other uint8 is refused, and so are zeros and ones, because they may be images, codes or
+    counts. A warning tells of the scaling if the model has code of the reader's own.
 
     Args:
       model: a Keras model.
@@ -139,11 +142,14 @@ def _checked(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> np.nda
         return x.astype(str).astype(object) if x.dtype.kind != "S" else x
     dtype = _type(model, x, spec, count)
     if x.dtype == np.uint8 and dtype.is_floating and not any(isinstance(p, READS_INTEGERS) for p in parts_of(model)):
-        if x.ndim != 4:
+        advice = "Pass data.normalise(x) if they are images, or x.astype('float32') if the numbers count as they are."
+        if x.ndim != 4 or x.max() == 1:
             raise ValueError(
-                f"expected uint8 only for images [N, height, width, channels], found {list(x.shape)}. Pass "
-                "data.normalise(x) if they are images, or x.astype('float32') if the numbers count as they are."
+                "expected uint8 only for images [N, height, width, channels] with values up to 255, found "
+                f"{list(x.shape)} with values up to {x.max()}. {advice}"
             )
+        if not from_libraries(model):  # whose code may scale them as well
+            warnings.warn(f"uint8 was taken for images and scaled to [0, 1]. {advice}", stacklevel=2)
         x = data.normalise(x)
     return x.astype(dtype.as_numpy_dtype, copy=False)
 

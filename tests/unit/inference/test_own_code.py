@@ -161,3 +161,12 @@ def test_a_posterior_that_reads_its_inputs_is_called_as_it_is():
 def test_inputs_whose_meaning_would_be_lost_are_refused(x, message):
     with pytest.raises(ValueError, match=message):
         sample_outputs(keras.Sequential([kl.InputLayer((4,)), kl.Dense(2)]), x, 1)
+
+
+def test_uint8_that_may_be_no_images_is_refused_or_named():
+    images = np.full((3, 4, 4, 1), 7, np.uint8)
+    scaled = keras.Sequential([kl.InputLayer((4, 4, 1)), kl.Lambda(lambda t: t / 255), kl.Flatten(), kl.Dense(2)])
+    with pytest.warns(UserWarning, match="uint8 was taken for images and scaled"):
+        sample_outputs(scaled, images, 1)
+    with pytest.raises(ValueError, match="values up to 1. Pass data.normalise"):
+        sample_outputs(keras.Sequential([kl.InputLayer((4, 4, 1)), kl.Flatten()]), images // 7, 1)
