@@ -133,7 +133,7 @@ def _sampler(posterior: tfd.Distribution) -> Callable[[tf.Tensor], tf.Tensor]:
 
 Drawn = Sequence[tuple[keras.layers.Layer, Sequence[tf.Tensor]]]
 # What a call leaves in the layer, next to what is replaced.
-_LEFT = (
+LEFT = (
     "kernel_posterior_tensor",
     "bias_posterior_tensor",
     "kernel_posterior_affine",
@@ -148,7 +148,7 @@ def fixed(drawn: Drawn) -> Iterator[None]:
     The layer's own `call` does the rest, so a `call` that a reader wrote is used as well.
     """
     replaced = [(layer, _replacements(layer, *tensors)) for layer, tensors in drawn]
-    kept = [(layer, {name: vars(layer).get(name, _ABSENT) for name in (*new, *_LEFT)}) for layer, new in replaced]
+    kept = [(layer, {name: vars(layer).get(name, _ABSENT) for name in (*new, *LEFT)}) for layer, new in replaced]
     try:
         for layer, new in replaced:
             vars(layer).update(new)

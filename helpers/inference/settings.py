@@ -3,7 +3,7 @@
 from types import FunctionType
 from typing import Any
 
-from helpers.inference.posterior import parts_of
+from helpers.inference.posterior import LEFT, parts_of
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,7 @@ def settings_of(model: keras.Model) -> list:
         found.append(id(part))
         # In order of their names, because a call takes attributes out and puts them back at the end.
         for name, value in sorted(vars(part).items()):
-            if name in ("_networks", "_called") or name.startswith(("_self_", "_build_", "_saved_")):
+            if name in ("_networks", "_called", *LEFT) or name.startswith(("_self_", "_build_", "_saved_")):
                 continue
             values = [*value, *value.values()] if isinstance(value, dict) else value
             if callable(value) or isinstance(value, tf.Variable | tfd.Distribution):
@@ -40,7 +40,8 @@ def from_libraries(model: keras.Model) -> bool:
         functions = [
             value for name, value in vars(part).items() if isinstance(value, FunctionType) and name[-3:] != "_fn"
         ]
-        if type(part) is keras.layers.Lambda or not all(map(_is_library, (type(part), *functions))):
+        own = type(part) is keras.layers.Lambda and not isinstance(part.function, FunctionType)  # such as a partial
+        if own or not all(map(_is_library, (type(part), *functions))):
             return False
     return True
 
