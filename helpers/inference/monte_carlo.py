@@ -1,6 +1,6 @@
-"""The Monte Carlo predictive distribution of a Bayesian model, on one rank or split over several.
+"""The Monte Carlo predictive distribution of a posterior over networks, on one rank or split over several.
 
-    p = predict(model, x_test)       # [S, N, C]
+    p = predict(model, x_test)       # [S, N, C]; a Keras model, or a `Posterior` of helpers.methods
     p.mean(axis=0)                   # the predictive distribution, [N, C]
 
 p(y | x, data) is the mean of p(y | x, w) over the posterior of the weights w (Blundell et al. 2015, section 2). Here
@@ -10,11 +10,14 @@ inputs are not those of one network.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from helpers.distributed import ALONE, World
 from helpers.inference.inputs import inputs_of
 from helpers.inference.networks import Networks, compile_networks
+from helpers.inference.posterior import Posterior
 from helpers.progress import bar
 
 import numpy as np
@@ -28,7 +31,7 @@ CACHE = 12 * MB  # bytes that a block of examples may take, so that it stays in 
 
 
 def predict(
-    model: keras.Model,
+    posterior: keras.Model | Posterior,
     x: Any,
     num_draws: int = 300,
     *,
@@ -37,10 +40,10 @@ def predict(
     budget_mb: float = 512,
     progress: bool = False,
 ) -> np.ndarray:
-    """Return the class probabilities of networks drawn from the posterior of a model that gives logits.
+    """Return the class probabilities of networks drawn from a posterior over models that give logits.
 
     Args:
-      model, x, num_draws, seed, world, budget_mb, progress: as `sample_outputs` takes them.
+      posterior, x, num_draws, seed, world, budget_mb, progress: as `sample_outputs` takes them.
 
     Returns:
       float32 [S, N, C], the softmax of `sample_outputs` over the last axis.
@@ -49,7 +52,7 @@ def predict(
       ValueError: the model gives one number, or probabilities, in place of logits; or as `sample_outputs` does.
       TypeError, distributed.RankFailure: as `sample_outputs` does.
     """
-    logits = sample_outputs(model, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress)
+    logits = sample_outputs(posterior, x, num_draws, seed=seed, world=world, budget_mb=budget_mb, progress=progress)
     if not isinstance(logits, np.ndarray):
         raise TypeError("expected a model whose output is one tensor of logits, found several. Call sample_outputs.")
     if logits.ndim < 3 or logits.shape[-1] < 2 or logits.dtype.kind != "f":
@@ -70,7 +73,7 @@ def predict(
 
 
 def sample_outputs(
-    model: keras.Model,
+    posterior: keras.Model | Posterior,
     x: Any,
     num_draws: int = 300,
     *,
@@ -79,10 +82,11 @@ def sample_outputs(
     budget_mb: float = 512,
     progress: bool = False,
 ) -> Any:
-    """Return the outputs of networks drawn from the model's posterior, each applied to every input.
+    """Return the outputs of networks drawn from a posterior, each applied to every input.
 
-    Network s is the model's own call with training=False while its Bayesian layers, those of `helpers.layers` or
-    tfp.layers at any depth, are fixed to draw s. The outputs of an example must not depend on the other examples.
+    Network s of a Posterior is the model that it yields. Network s of a Keras model is the model's own call with
+    training=False while its Bayesian layers, those of `helpers.layers` or tfp.layers at any depth, are fixed to draw s.
+    The outputs of an example must not depend on the other examples.
 
     A model that draws numbers in another way, such as dropout with training=True or weights that are drawn in `call`,
     is called for each draw with random numbers that begin anew at (seed, s). Then each block of examples sees the same
@@ -90,10 +94,10 @@ def sample_outputs(
     recurrent layer begins each call from its reset state. The call leaves the model as it was.
 
     Args:
-      model: a Keras model.
+      posterior: a Keras model, or a `Posterior`.
       x: [N, ...], an array, list, tensor or DataFrame; several of them for several inputs; or a tf.data.Dataset or a
         generator of batches. `inputs.inputs_of` says when uint8 is scaled to [0, 1].
-      num_draws: S, at least 1.
+      num_draws: S, at least 1. A Posterior with fewer members gives as many outputs as it has members.
       seed: draw s depends on the seed and on s alone, not on the budget, on x or on the number of ranks.
       world: the ranks that share the draws. Every rank calls with the same arguments and gets the whole result.
         With `ALONE` this process computes all draws.
@@ -107,11 +111,11 @@ def sample_outputs(
 
     Raises:
       ValueError: there are no draws or no examples, or x has another shape than the model's input.
-      TypeError: an output of the model is no tensor.
+      TypeError: `posterior` is neither of these, or an output of the model is no tensor.
       distributed.RankFailure: another rank has failed.
     """
     try:
-        outputs = _outputs_of_rank(model, x, num_draws, seed, int(budget_mb * MB), world, progress)
+        outputs = _outputs_of_rank(posterior, x, num_draws, seed, int(budget_mb * MB), world, progress)
     except Exception as failure:
         world.agree(failure)  # which raises it
     world.agree(None)
@@ -120,35 +124,73 @@ def sample_outputs(
 
 
 def _outputs_of_rank(
-    model: keras.Model, x: Any, num_draws: int, seed: int, budget: int, world: World, progress: bool
+    posterior: Any, x: Any, num_draws: int, seed: int, budget: int, world: World, progress: bool
 ) -> Any:
     """Return the outputs of this rank's draws, [S_rank, N, K], within `budget` bytes."""
     if num_draws < 1:
         raise ValueError(f"expected at least 1 draw, found num_draws={num_draws}")
-    x = inputs_of(model, x)
-    networks = compile_networks(model, x)
-    n, num_draws = len(tf.nest.flatten(x)[0]), num_draws if networks.random else 1
+    single = not isinstance(posterior, keras.Model)  # it yields one network at a time
+    num_draws = min(num_draws, _members(posterior) or num_draws) if single else num_draws
+    with _fixed(posterior, seed, world.rank * num_draws // world.size) as model:
+        x = inputs_of(model, x)
+        if not (compile_networks(model, x, single).random or single):
+            num_draws = 1
+        compiled = [model]
     begin, end = (part * num_draws // world.size for part in (world.rank, world.rank + 1))
-    at_once, rows, block = _chunks(networks, n, end - begin, budget)
-    if size := _batch_size(model):
-        rows, block = math.ceil(rows / size) * size, size
-    outputs: Any = None
+    n, first, outputs = len(tf.nest.flatten(x)[0]), begin, None
     with bar(total=(end - begin) * n, desc="forward passes", disable=not progress) as ticker:
         # A rank without a draw computes one output, but keeps only its shape.
-        for first in range(begin, max(end, begin + 1), at_once):
-            count = min(at_once, end - first) or 1
-            weights = networks.weights(seed, first, count)
-            for start in range(0, n, rows):
-                part = tf.nest.map_structure(lambda array, start=start: tf.constant(array[start : start + rows]), x)
-                found = networks.outputs(part, weights, block, (seed, first, count))
-                found = tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
-                if outputs is None:  # this part tells the shape
-                    _check_outputs(found, count, min(rows, n))
-                    outputs = tf.nest.map_structure(lambda a: np.empty([end - begin, n, *a.shape[2:]], a.dtype), found)
-                for whole, some in zip(tf.nest.flatten(outputs), tf.nest.flatten(found), strict=True):
-                    whole[first - begin : first - begin + count, start : start + rows] = some[: end - first]
-                ticker.update(count * min(rows, n - start))
+        while first < max(end, begin + 1):
+            with _fixed(posterior, seed, first) as model:
+                networks = compile_networks(model, x, single, any(model is known for known in compiled))
+                compiled.append(model)
+                at_once, rows, block = _chunks(networks, n, 1 if single else end - begin, budget)
+                if size := _batch_size(model):
+                    rows, block = math.ceil(rows / size) * size, size
+                count = min(at_once, end - first) or 1
+                for start, found in _parts(networks, x, rows, block, (seed, first, count)):
+                    if outputs is None:  # this part tells the shape
+                        _check_outputs(found, count, min(rows, n))
+                        shaped = lambda a: np.empty([end - begin, n, *a.shape[2:]], a.dtype)  # noqa: E731
+                        outputs = tf.nest.map_structure(shaped, found)
+                    for whole, some in zip(tf.nest.flatten(outputs), tf.nest.flatten(found), strict=True):
+                        whole[first - begin : first - begin + count, start : start + rows] = some[: end - first]
+                    ticker.update(count * min(rows, n - start))
+            first += count
     return outputs
+
+
+def _parts(networks: Networks, x: Any, rows: int, block: int, draws: tuple[int, int, int]) -> Iterator[tuple[int, Any]]:
+    """Yield (number of the first example, outputs [S, n, ...]) for at most `rows` examples at a time."""
+    weights = networks.weights(*draws)
+    for start in range(0, len(tf.nest.flatten(x)[0]), rows):
+        part = tf.nest.map_structure(lambda array, start=start: tf.constant(array[start : start + rows]), x)
+        found = networks.outputs(part, weights, block, draws)
+        yield start, tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
+
+
+def _members(posterior: Any) -> int | None:
+    """Return the number of networks of a Posterior, None if they do not run out."""
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"expected a Keras model or a posterior with `members` and `fixed`, found {type(posterior).__name__}. "
+            "Give a model, or what a method of helpers.methods returns."
+        )
+    if posterior.members is not None and posterior.members < 1:
+        raise ValueError(f"expected a posterior with at least 1 member, found members={posterior.members}")
+    return posterior.members
+
+
+@contextmanager
+def _fixed(posterior: Any, seed: int, number: int) -> Iterator[keras.Model]:
+    """Yield a Keras model as it is, or that of a Posterior's network."""
+    with nullcontext(posterior) if isinstance(posterior, keras.Model) else posterior.fixed(seed, number) as model:
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"expected {type(posterior).__name__}.fixed to yield a Keras model, found {type(model).__name__}. "
+                "Let it yield the model that has the drawn weights."
+            )
+        yield model
 
 
 def _batch_size(model: keras.Model) -> int | None:

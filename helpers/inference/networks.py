@@ -19,6 +19,7 @@ import tf_keras as keras
 
 # Operations of TensorFlow that draw numbers, and those that change a variable.
 DRAWS = re.compile("Random|Rng|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|PyFunc")
+STATEFUL_DRAWS = re.compile(DRAWS.pattern.replace("Random", "(?<!Stateless)Random"))
 CHANGES = re.compile("^Assign|^Resource(Scatter|Apply)")
 
 
@@ -35,7 +36,7 @@ class Networks(NamedTuple):
     traced: Sequence[Callable]  # the compiled functions among these
 
 
-def compile_networks(model: keras.Model, x: Any) -> Networks:
+def compile_networks(model: keras.Model, x: Any, fixed_by_posterior: bool = False, trusted: bool = False) -> Networks:
     """Return the functions that draw networks from the posterior of a model and apply them.
 
     They are kept with the model, so TensorFlow compiles them once. They read the model's variables at each call. A
@@ -45,6 +46,8 @@ def compile_networks(model: keras.Model, x: Any) -> Networks:
     Args:
       model: a Keras model.
       x: inputs [N, ...], or a structure of them, of the types that the model takes.
+      fixed_by_posterior: a Posterior yields the model, so stateless draws have seeds that belong to its network.
+      trusted: this prediction has compiled the model before, so a reader's own code is not compiled anew.
 
     Raises:
       TypeError: an output of the model is not a tensor.
@@ -52,15 +55,16 @@ def compile_networks(model: keras.Model, x: Any) -> Networks:
     if not model.built:
         model(tf.nest.map_structure(lambda part: tf.constant(part[:1]), x), training=False)
     specs = tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], tf.constant(part[:1]).dtype), x)
-    known = from_libraries(model)
-    made_for = (settings_of(model), str(specs))
-    kept = vars(model).get("_networks", lambda: (None, None))()
-    if kept[0] != made_for or not known:
-        networks = _compile(model, specs, None if known else _few(x, specs))
-        kept = (settings_of(model), str(specs)), networks
+    known = trusted or from_libraries(model)
+    kept = vars(model).get("_networks", dict)()
+    made_for, networks = kept.get(fixed_by_posterior, (None, None))
+    if made_for != (settings_of(model), str(specs)) or not known:
+        operations = STATEFUL_DRAWS if fixed_by_posterior else DRAWS
+        networks = _compile(model, specs, operations, None if from_libraries(model) else _few(x, specs))
+        kept = {**kept, fixed_by_posterior: ((settings_of(model), str(specs)), networks)}
         # They are behind a function, so that Keras does not save them as a part of the model.
         vars(model)["_networks"] = lambda: kept
-    return kept[1]
+    return networks
 
 
 def _few(x: Any, specs: Any) -> Any:
@@ -70,7 +74,7 @@ def _few(x: Any, specs: Any) -> Any:
     return tf.nest.map_structure(lambda part: tf.gather(tf.constant(part), rows), x)
 
 
-def _compile(model: keras.Model, inputs: Any, few: Any) -> Networks:
+def _compile(model: keras.Model, inputs: Any, random_operations: re.Pattern[str], few: Any) -> Networks:
     layers = drawable_layers(*model.layers, model)
     scalar, whole = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
 
@@ -109,7 +113,7 @@ def _compile(model: keras.Model, inputs: Any, few: Any) -> Networks:
     if not at_once:
         shared = _specs(tf.function(through).get_concrete_function(before, inputs).structured_outputs)
         single = tf.nest.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), specs)
-        call, drawing = _trace(model, one_network, shared, single)
+        call, drawing = _trace(model, one_network, random_operations, shared, single)
         if call is not None and few is not None:
             first = [[tensor[0] for tensor in tensors] for tensors in weights(0, 0, 1)]
             call, drawing = (call, drawing) if _repeats(one_network, call, few, first) else (None, True)
@@ -148,7 +152,9 @@ def _specs(tensors: Any) -> Any:
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), tensors)
 
 
-def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callable | None, bool]:
+def _trace(
+    model: keras.Model, function: Callable, random_operations: re.Pattern[str], *specs: Any
+) -> tuple[Callable | None, bool]:
     """Compile the outputs of one network.
 
     Each `tf.function` within the model runs as Python meanwhile. Otherwise it would use the draws of an earlier call,
@@ -183,7 +189,7 @@ def _trace(model: keras.Model, function: Callable, *specs: Any) -> tuple[Callabl
             "so its draws cannot be fixed. Build the model from its code, and load its weights."
         )
     now = np.random.get_state()  # noqa: NPY002
-    drawing = pickle.dumps(state) != pickle.dumps(now) or any(DRAWS.search(node.op) for node in nodes)
+    drawing = pickle.dumps(state) != pickle.dumps(now) or any(random_operations.search(node.op) for node in nodes)
     return None if drawing or any(CHANGES.search(node.op) for node in nodes) else compiled, drawing
 
 

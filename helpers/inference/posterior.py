@@ -1,4 +1,4 @@
-"""The posterior of a Keras model: which layers have one, draws of their weights, and outputs with drawn weights.
+"""What a posterior is, and that of a Keras model: which layers have one, draws of their weights, outputs with them.
 
 The weights of a network depend on the seed, on the number of the network and on the layer alone. So they are the same
 however many networks are drawn at once. The outputs of a network are those of the model's own call while each Bayesian
@@ -7,7 +7,8 @@ layer is fixed to its draw.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, runtime_checkable
 
 from helpers.layers import bayesian
 from helpers.layers.divergence import reads_inputs
@@ -20,6 +21,33 @@ import tensorflow_probability as tfp
 import tf_keras as keras
 from tensorflow_probability import distributions as tfd
 from tensorflow_probability.python.layers import conv_variational, dense_variational
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A posterior over networks, from which `predict` draws. Each method in `helpers.methods` gives one.
+
+    Attributes:
+      members: the number of networks if they can run out (an ensemble of five has 5), else None.
+    """
+
+    members: int | None
+
+    def fixed(self, seed: int, number: int) -> AbstractContextManager[keras.Model]:
+        """Yield a Keras model whose call with training=False is, in this context, that of one network.
+
+        A method assigns the model's variables, or switches what its layers do, and puts the old state back at the end,
+        after an exception too. All its models take the same inputs. The call is compiled once for each model and each
+        setting of its layers. So numbers that differ between networks belong into variables, not into tensors.
+        If the yielded model has Bayesian layers, the network is draw `number` from these.
+
+        Args:
+          seed: of all draws.
+          number: of the network, from 0, and below `members`. The network depends on seed and number alone. Use
+            `helpers.layers.noise` for draws, so that they are the same on each platform.
+        """
+        ...
+
 
 # What has a posterior
 

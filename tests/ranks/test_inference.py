@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.networks import model_of
 from tests.support.ranks import mpiexec
+from tests.unit.inference.test_protocol import Shifted
 
 
 def on_rank(folder):
@@ -28,6 +29,11 @@ def on_rank(folder):
             np.save(f"{name}-alone-{world.rank}", sample_outputs(model, x, draws, seed=6))
     model = models.build("CNN_FC")
     np.save(f"{folder}/twin-{world.rank}", sample_outputs(model, np.zeros((2, 28, 28, 1)), world=world))
+    # Two draws of which rank 0 gets one, and a single member, which rank 1 gets.
+    for members in (None, 1):
+        name, posterior = f"{folder}/posterior-{members}", Shifted(model_of("conv 1")[0], members)
+        np.save(f"{name}-{world.rank}", sample_outputs(posterior, model_of("conv 1")[1], 2, seed=6, world=world))
+        np.save(f"{name}-alone-{world.rank}", sample_outputs(posterior, model_of("conv 1")[1], 2, seed=6))
     try:
         sample_outputs(model, np.zeros((2 * world.rank, 28, 28, 1)), world=world)
     except Exception as error:
@@ -45,6 +51,11 @@ def test_two_ranks_give_what_one_gives(tmp_path):
             assert len(found[f"{name}-0"]) == draws
             np.testing.assert_array_equal(found[f"{name}-0"], found[f"{name}-1"])
             np.testing.assert_allclose(found[f"{name}-0"], found[f"{name}-alone-0"], atol=1e-5)
+    for members, count in ((None, 2), (1, 1)):
+        name = f"posterior-{members}"
+        assert len(found[f"{name}-0"]) == count
+        np.testing.assert_array_equal(found[f"{name}-0"], found[f"{name}-1"])
+        np.testing.assert_allclose(found[f"{name}-0"], found[f"{name}-alone-0"], atol=1e-5)
     assert found["twin-0"].shape == found["twin-1"].shape == (1, 2, 10)
     assert found["failure-0"][0] == "ValueError" and "at least one example" in found["failure-0"][1]
     assert found["failure-1"][0] == "RankFailure" and "rank 0" in found["failure-1"][1]
