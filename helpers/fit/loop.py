@@ -52,8 +52,9 @@ def fit(
       x, y: the training set, arrays [N, ...] that are the same on every rank.
       epochs: number of epochs; `run.max_steps` may end the training earlier.
       batch_size: examples in one step of this rank.
-      optimizer: a Keras optimiser; None is Adam (Kingma and Ba 2015) with a learning rate of 1e-3. Its learning rate is
-        not scaled by the number of ranks. Make a new optimiser for each call, because it keeps a state.
+      optimizer: a Keras optimiser, such as `methods.ivon.IVON`; None is Adam (Kingma and Ba 2015) with a learning rate
+        of 1e-3. Its learning rate is not scaled by the number of ranks. Make a new optimiser for each call, because it
+        keeps a state.
       loss: a `NegativeElbo`, or another object with its methods.
       augment: function that changes the images of a batch at random, such as `data.shift_and_reflect`.
       seed: seed of the order of the examples and of the noise. The initial weights are the model's own.
@@ -84,6 +85,7 @@ def fit(
     settings = {"model": model.name, "examples": num_examples, "batch_size": batch_size, "seed": seed}
     if run.folder is not None:
         settings |= {**run.settings, **loss.settings(), **({"augment": True} if augment else {})}
+        settings |= getattr(optimizer, "settings", {})
     stoppable, kept = watchdog.stoppable(state.wish), noise.global_seed_kept()
     with run.open(state.checkpoint, settings) as checkpoints, stoppable, kept:
         # Distributed: all ranks start from rank 0's parameters, optimiser state and counters, with noise of their own.
@@ -102,7 +104,7 @@ def fit(
         feed = _Feed(x, y, per_epoch, batch_size=batch_size, augment=augment, **shard)
         averages = MovingAverages(model, world)
         noise.seed_operations(model, seed, world.rank, step)
-        train, fresh = compile_steps(state, loss, num_examples, per_epoch, world), True
+        train, fresh = compile_steps(state, loss, num_examples, per_epoch, world, seed), True
         with bar(None, last_step, model.name, initial=step, disable=not run.progress or world.rank > 0) as ticker:
             while step < last_step:
                 epoch, done = divmod(step, per_epoch)

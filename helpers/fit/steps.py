@@ -1,11 +1,13 @@
 """The compiled training step, and all that a run consists of."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 
 from helpers import data, elbo
 from helpers.distributed import ALONE, World
 from helpers.fit import loss_scale
+from helpers.inference import is_bayesian
 from helpers.layers import noise
 from helpers.layers.divergence import is_regularised
 
@@ -32,6 +34,11 @@ class State:
         self.wish = tf.Variable(0.0, trainable=False)
         if not hasattr(optimizer, "apply_gradients") or isinstance(optimizer, type):
             raise TypeError(f"expected an optimiser such as keras.optimizers.legacy.Adam(1e-3), found {optimizer!r}")
+        if hasattr(optimizer, "sampled") and is_bayesian(model):
+            raise ValueError(
+                f"{type(optimizer).__name__} learns a posterior of all weights, but {model.name} has Bayesian layers "
+                "with a posterior of their own. Give it a deterministic model, or train with another optimiser."
+            )
         # The optimiser's variables have to exist before a checkpoint is restored and before the broadcast.
         create = optimizer.build if hasattr(optimizer, "build") else optimizer._create_all_weights
         create(model.trainable_variables)
@@ -92,38 +99,65 @@ class State:
 
 
 def compile_steps(
-    state: State, loss: Callable, num_examples: int, per_epoch: int, world: World
+    state: State, loss: Callable, num_examples: int, per_epoch: int, world: World, seed: int = 0
 ) -> tf.types.experimental.PolymorphicFunction:
     """Compile the function that takes training steps inside TensorFlow's graph.
 
     It is called with an iterator over batches, a number of steps and the epochs done so far. It ends early, after the
     same step on all ranks, if `state.wish` is set on any rank. It returns how many steps it took, and the mean of the
     wishes.
+
+    An optimiser may have `sampled(key)`, a context in which the parameters hold a draw of the weights, `draws`, the
+    number of these in a step, and `estimates(gradients, parameters, what sampled yields)`, which returns what ranks and
+    draws average in place of gradients, and what `apply_gradients` takes with each of them.
     """
-    model, parameters = state.model, state.model.trainable_variables
+    model, optimizer, parameters = state.model, state.optimizer, state.model.trainable_variables
     real = getattr(loss, "nll", None) is elbo.gaussian_nll  # whose targets may be whole numbers
+    draws = getattr(optimizer, "draws", 1) if hasattr(optimizer, "sampled") else 1
+
+    def sampled(draw):
+        if not hasattr(optimizer, "sampled"):
+            return contextlib.nullcontext()
+        return optimizer.sampled(noise.step_key(seed, world.rank * draws + draw, optimizer.iterations))
+
+    def one_draw(x, y, epoch, draw):
+        with sampled(draw) as drawn:
+            with tf.GradientTape() as tape:
+                parts = loss(model, x, y, num_examples, epoch)
+                scaled = parts.loss * state.loss_scale.scale
+            gradients, moved = _found(tape.gradient(scaled, parameters), parameters, world)
+        if drawn is not None:
+            gradients, moved = optimizer.estimates(gradients, moved, drawn)
+        accuracy = float("nan") if real else elbo.accuracy(y, parts.outputs)
+        sums = [1.0, parts.loss, parts.nll, parts.kl, accuracy, parts.regulariser]
+        return moved, (gradients, [tf.cast(part, tf.float32) for part in sums])
 
     @tf.function(reduce_retracing=True)
     def train(batches, count, epoch):
         i, wish = 0, tf.constant(0.0)
         while i < count and wish == 0.0:
             x, y = next(batches)
-            with tf.GradientTape() as tape:
-                parts = loss(model, x, y, num_examples, epoch + tf.cast(i, tf.float32) / per_epoch)
-                scaled = parts.loss * state.loss_scale.scale
-            gradients, moved = _found(tape.gradient(scaled, parameters), parameters, world)
+            found, moved = [], []
+            for draw in range(draws):  # in Python
+                moved, of_draw = one_draw(x, y, epoch + tf.cast(i, tf.float32) / per_epoch, draw)
+                found.append(of_draw)
+            gradients, sums = _mean(found)
             # Distributed: the wish to stop travels with the gradients, because its own message would cost as much.
             *gradients, wish = world.average([*gradients, state.wish.read_value()])
-            state.loss_scale.apply(state.optimizer, gradients, moved)
-            accuracy = float("nan") if real else elbo.accuracy(y, parts.outputs)
-            sums = [1.0, parts.loss, parts.nll, parts.kl, accuracy]
-            state.totals.assign_add([tf.cast(part, tf.float32) for part in sums])
+            state.loss_scale.apply(optimizer, gradients, moved)
+            state.totals.assign_add(sums[:5])
             if state.regulariser is not None:
-                state.regulariser.assign_add(tf.cast(parts.regulariser, tf.float32))
+                state.regulariser.assign_add(sums[5])
             i += 1
         return i, wish
 
     return train
+
+
+@tf.autograph.experimental.do_not_convert
+def _mean(found: list) -> tuple:
+    """Return the mean over draws of each tensor."""
+    return found[0] if len(found) == 1 else tf.nest.map_structure(lambda *parts: tf.add_n(parts) / len(parts), *found)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -153,11 +187,12 @@ def stepper(
     *,
     batch_size: int = 64,
     steps: int = 10,
+    optimizer: keras.optimizers.Optimizer | None = None,
     loss: elbo.NegativeElbo = elbo.NegativeElbo(),  # noqa: B008
     world: World = ALONE,
 ) -> Callable[[], tuple]:
     """Return a function that takes `steps` training steps at each call, the same steps as `fit`'s, to time them."""
-    state = State(model, keras.optimizers.legacy.Adam(1e-3))
+    state = State(model, optimizer or keras.optimizers.legacy.Adam(1e-3))
     per_epoch = data.steps_per_epoch(len(x), batch_size, world.size)
     train = compile_steps(state, loss, len(x), per_epoch, world)
     epoch = data.batches(x, y, batch_size=batch_size, seed=0, epoch=0, rank=world.rank, size=world.size)

@@ -75,6 +75,15 @@ def stateless_normal(seed: tf.Tensor, shape: Sequence[int] | tf.TensorShape, dty
     return _shaped(words, shape, dtype)
 
 
+def step_key(seed: int, number: int, step: tf.Tensor) -> tf.Tensor:
+    """Return the key, int64 [2], of the weights that are drawn as the `number`-th at a training step, an int64 scalar.
+
+    Draws of all ranks are counted together. So N ranks with one draw each have the keys of one rank with N draws.
+    """
+    stream = fold_in(tf.constant([seed, 0], tf.int64), tf.constant(-2, tf.int64))
+    return fold_in(fold_in(stream, tf.constant(number, tf.int64)), step)
+
+
 def _shaped(words: tf.Tensor, shape: Sequence[int] | tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.reshape(box_muller(words)[: math.prod(shape)], shape), dtype)
 

@@ -17,20 +17,31 @@ import tensorflow as tf
 import tf_keras as keras
 
 
-def restore_model(model: keras.Model, folder: Path | str) -> None:
-    """Give `model` the weights of the last checkpoint of the run in `folder`. Nothing else of it is read.
+def restore_model(model: keras.Model, folder: Path | str, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+    """Give `model` the weights of the last checkpoint of the run in `folder`.
+
+    Args:
+      model: a built model like the one of the run.
+      folder: the folder of the run.
+      optimizer: an optimiser like the one of the run, which gets its state if you need that as well, as for the
+        posterior of `methods.ivon.IVON`.
 
     Raises:
-      ValueError: there is no checkpoint, or it does not fit the model.
+      ValueError: there is no checkpoint, or it does not fit the model or the optimiser.
     """
     path = next(reversed(saved(folder)), None)
     if path is None:
         raise ValueError(f"{folder} holds no checkpoint. Give the folder of a run, as helpers.train leaves it.")
+    parts = {"model": model}
+    if optimizer is not None:
+        optimizer.build(model.trainable_variables)
+        parts["optimizer"] = optimizer
     try:
-        tf.train.Checkpoint(model=model).restore(literal(path)).assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(**parts).restore(literal(path)).assert_existing_objects_matched().expect_partial()
     except Exception as error:  # the kind of TensorFlow's error depends on the damage
         reason = _reason(error, path)
-        raise ValueError(f"{path} does not fit the model {model.name}: {reason}") from error
+        whom = model.name if optimizer is None else f"{model.name} or the optimiser"
+        raise ValueError(f"{path} does not fit the model {whom}: {reason}") from error
 
 
 def _reason(error: Exception, path: Path | str) -> str:

@@ -1,0 +1,62 @@
+"""The posterior of a model that IVON has trained: draws, moments, and its KL divergence from the prior."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.layers.noise import fold_in
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+
+@dataclass(frozen=True)
+class IVONPosterior:
+    """The independent normal posterior of a model's weights, which `predict` takes.
+
+    Attributes:
+      model: the model, whose trainable variables hold the means.
+      optimizer: the `IVON` that has trained it and knows the standard deviations.
+      members: None, because draws do not run out.
+
+    Raises:
+      ValueError: the optimiser has not trained this model.
+    """
+
+    model: keras.Model
+    optimizer: Any
+    members: int | None = None
+
+    def __post_init__(self) -> None:
+        own, trained = self.model.trainable_variables, self.optimizer.means
+        if not trained or list(map(id, own)) != list(map(id, trained)):
+            raise ValueError(
+                f"This IVON has not trained the variables of {self.model.name}. Give it to fit with this model, or "
+                "call runs.restore_model(model, folder, optimizer)."
+            )
+
+    @contextmanager
+    def fixed(self, seed: int, number: int) -> Iterator[keras.Model]:
+        """Yield the model with the weights of draw `number`."""
+        key = fold_in(tf.constant([seed, 0], tf.int64), tf.constant(number, tf.int64))
+        with self.optimizer.sampled(key):
+            yield self.model
+
+    def moments(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (means, standard deviations) of each of the model's trainable variables, in their order."""
+        deviations = self.optimizer.shaped(self.optimizer.deviations())
+        return [(mean.numpy(), sigma.numpy()) for mean, sigma in zip(self.optimizer.means, deviations, strict=True)]
+
+    def kl(self) -> float:
+        """Return KL(posterior || prior) in nats. With lambda = N, -ELBO / N is KL / N + the mean NLL of many draws.
+
+        Both are normal, with variances sigma^2 and s^2 = 1 / (lambda delta). So it is the sum over weights of
+        (sigma^2 / s^2 + m^2 / s^2 - 1 - log(sigma^2 / s^2)) / 2 (Kingma and Welling 2014, appendix B, with s = 1).
+        """
+        precision = float(self.optimizer.sample_size) * float(self.optimizer.decay)
+        moments = zip(*self.moments(), strict=True)
+        m, sigma = (np.concatenate([part.ravel() for part in parts]).astype(np.float64) for parts in moments)
+        ratio = precision * sigma**2
+        return float(np.sum(ratio + precision * m**2 - 1 - np.log(ratio)) / 2)
