@@ -17,6 +17,7 @@ BEGAN = float(os.environ.get("BNN_BENCH_BEGAN", time.time()))
 
 from helpers import ROOT, models  # noqa: E402 the clock first: start-up is timed too
 from helpers.fit import stepper  # noqa: E402
+from helpers.methods.ivon import IVON  # noqa: E402
 from helpers.timing import interleaved  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -107,6 +108,10 @@ def train(short, rounds, steps):
     fitted.compile(keras.optimizers.legacy.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(True))
     data = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
     run["stock in fit"] = lambda: fitted.fit(data, verbose=0)
+    ivon = build(short, "twin")  # of its own, because what is timed changes the weights
+    for name, how in (("", {"steps": 1}), (", 10 a call", {"steps": steps // calls})):
+        step = stepper(ivon, x, y, batch_size=BATCH, optimizer=IVON(0.1, EXAMPLES), **how)
+        run[f"IVON{name}"] = repeat(step, steps if how["steps"] == 1 else calls)
     if python := os.environ.get("BNN_TORCH_PYTHON"):
         layers = [_described(layer) for layer in made["ours"].layers]
         plan = json.dumps([MODELS[short][1], BATCH, EXAMPLES, steps, layers])

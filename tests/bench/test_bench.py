@@ -7,12 +7,14 @@ from helpers import ROOT
 
 import pandas as pd
 
-TRAIN = {"ours", "stock", "twin"}
+TRAIN = {"ours", "stock", "twin", "IVON"}
 TIMES = {("train", what) for name in TRAIN for what in (name, f"{name}, 10 a call")} | {("train", "stock in fit")}
 LOOPS = ("Python loop", "Python loop of stock", "tf.function loop", "deterministic forwards")
 TIMES |= {("inference", what) for what in ("ours", *LOOPS)}
 RATIOS = {
     "ours / twin",
+    "IVON / twin",
+    "IVON, 10 a call / twin, 10 a call",
     "stock / ours",
     "stock in fit / ours",
     "ours, 10 a call / twin, 10 a call",
