@@ -58,6 +58,54 @@ def test_ece_is_small_for_a_calibrated_predictor_and_finds_an_overconfident_one(
     assert metrics.brier(p, y) < metrics.brier(sharpened, y)
 
 
+def drawn_labels(rng, confidences):
+    """Predictions of three classes with these confidences, and labels that they predict in the right fraction."""
+    p = np.stack([confidences, *[(1 - confidences) / 2] * 2], axis=1)
+    return p, (rng.random(len(p)) > confidences).astype(int)
+
+
+def test_calibration_in_equal_mass_bins_by_hand():
+    # Confidences 0.4, 0.5 (the first wrong) and 0.7, 0.8; gaps 0.4, -0.5, -0.3, -0.2.
+    assert metrics.adaptive_ece(P, Y, bins=2) == pytest.approx((abs(0.4 - 0.5) + 0.3 + 0.2) / 4)
+    first, second = 0.05**2 - 0.9**2 / 2 / 2, 0.25**2 - 0.1**2 / 2 / 2
+    assert metrics.squared_calibration_error(P, Y, bins=2) == pytest.approx((first + second) / 2)
+    assert metrics.adaptive_ece(P, Y, bins=1) == pytest.approx(0.6 / 4)
+
+
+def test_the_squared_error_has_no_bias_and_the_others_have_the_one_of_theory():
+    """The gap of a bin of n calibrated examples is normal with variance mean(c (1 - c)) / n."""
+    rng, n, bins = np.random.default_rng(0), 300, 10
+    squared, absolute, expected = [], [], []
+    for _ in range(500):
+        confidences = np.sort(rng.uniform(0.5, 0.99, n))
+        p, y = drawn_labels(rng, confidences)
+        squared.append(metrics.squared_calibration_error(p, y, bins))
+        absolute.append(metrics.adaptive_ece(p, y, bins))
+        variances = (confidences * (1 - confidences)).reshape(bins, -1).mean(1) * bins / n
+        expected.append(np.sqrt(2 * variances / np.pi).mean())
+    assert abs(np.mean(squared)) < 4 * np.std(squared) / np.sqrt(500)
+    assert np.mean(absolute) == pytest.approx(np.mean(expected), rel=0.03)
+
+
+def test_the_squared_error_of_a_predictor_that_is_wrong_by_a_tenth():
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(500):
+        p, y = drawn_labels(rng, rng.uniform(0.6, 0.8, 200))
+        over = p + np.array([0.1, -0.05, -0.05])
+        found.append(metrics.squared_calibration_error(over, y, 5))
+    assert abs(np.mean(found) - 0.01) < 4 * np.std(found) / np.sqrt(500)
+
+
+def test_with_equal_confidences_in_a_bin_the_estimator_is_that_of_kumar_and_others():
+    p, y = drawn_labels(np.random.default_rng(2), np.repeat([0.4, 0.6, 0.9], 40))
+    right = 0.0
+    for c in (0.4, 0.6, 0.9):
+        rate = np.mean(y[p[:, 0] == c] == 0)
+        right += ((c - rate) ** 2 - rate * (1 - rate) / (40 - 1)) / 3
+    assert metrics.squared_calibration_error(p, y, 3) == pytest.approx(right)
+
+
 def test_entropies_of_draws_that_agree_and_of_draws_that_do_not():
     agree = np.tile([[0.5, 0.5], [1.0, 0.0]], (4, 1, 1))
     assert metrics.predictive_entropy(agree) == pytest.approx([np.log(2), 0])
@@ -98,6 +146,19 @@ def test_auroc():
     rng = np.random.default_rng(0)
     found = metrics.auroc(rng.normal(size=20_000), rng.normal(np.sqrt(2), 1, 20_000))
     assert found == pytest.approx(0.8413, abs=0.005)
+
+
+def test_false_positive_rate():
+    assert metrics.false_positive_rate([0, 1, 2], [3, 4]) == 0
+    assert metrics.false_positive_rate([3, 4], [0, 1, 2]) == 1
+    assert metrics.false_positive_rate([1, 2, 3, 4], [2, 3], detection=0.5) == 0.5
+    # 19 of 20 are detected at a score of 1, and 20 of 20 at 0.
+    assert metrics.false_positive_rate([0, 0, 0, 1], np.r_[0, np.ones(19)]) == 0.25
+    assert metrics.false_positive_rate([0, 0, 0, 1], np.r_[0, np.ones(19)], detection=1) == 1
+    # Two unit Gaussians two apart: the rate is Phi(1.645 - 2).
+    rng = np.random.default_rng(0)
+    found = metrics.false_positive_rate(rng.normal(size=40_000), rng.normal(2, 1, 40_000))
+    assert found == pytest.approx(0.3613, abs=0.02)
 
 
 def test_accuracy_vs_retained():
@@ -156,6 +217,9 @@ def test_monte_carlo_error_falls_as_one_over_root_s():
         (lambda: metrics.brier(P, Y - 1), "0..2; found -1..0"),
         (lambda: metrics.predictive_entropy(P), r"\[S, N, C\]"),
         (lambda: metrics.auroc([], [1.0]), "at least one"),
+        (lambda: metrics.false_positive_rate([1.0], [1.0], 95), "detection=95"),
+        (lambda: metrics.adaptive_ece(P, Y), "at least 15 examples for 15 bins, found 4"),
+        (lambda: metrics.squared_calibration_error(P, Y, 3), "at least 6 examples"),
         (lambda: metrics.auroc([np.inf], [1.0]), "infinite"),
         (lambda: metrics.coverage([1.0], [0.0], [0.5]), "swapped"),
         (lambda: metrics.coverage([1.0, 2.0], [3.0, 4.0], [2.0]), "one shape"),
