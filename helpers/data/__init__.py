@@ -2,6 +2,7 @@
 
 from helpers import keras2  # noqa: F401, I001  (before TensorFlow)
 from helpers.data.augment import shift_and_reflect
+from helpers.data.corruptions import corrupt
 from helpers.data.dataset import Dataset, load
 from helpers.data.pipeline import batches, epoch_order, normalise, shard, steps_per_epoch
 from helpers.data.readers import DataError, content_sha256
@@ -11,6 +12,7 @@ __all__ = [
     "Dataset",
     "batches",
     "content_sha256",
+    "corrupt",
     "epoch_order",
     "load",
     "normalise",

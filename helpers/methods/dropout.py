@@ -82,7 +82,7 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _as_in_training(layer: kl.Layer, seed: tf.Variable, place: int) -> dict[str, Any]:
+def _as_in_training(layer: keras.layers.Layer, seed: tf.Variable, place: int) -> dict[str, Any]:
     """Return the attributes with which a dropout layer acts as in training, with the numbers that belong to a seed."""
 
     @tf.autograph.experimental.do_not_convert

@@ -1,6 +1,6 @@
 """Corruptions grow with severity, are what their names say, and leave their input alone."""
 
-from helpers.data.corrupt import SEVERITIES, corrupt
+from helpers.data.corruptions import SEVERITIES, corrupt
 
 import numpy as np
 import pytest

@@ -99,11 +99,13 @@ def _brightness(x: np.ndarray, added: float, _: np.random.Generator) -> np.ndarr
     return x + added
 
 
-def _jpeg(images: np.ndarray, quality: int, _: np.random.Generator) -> np.ndarray:
+def _jpeg(images: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
     found = np.empty_like(images)
     for image, new in zip(images, found, strict=True):
         with io.BytesIO() as file:
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=quality)
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                file, "JPEG", quality=int(quality)
+            )
             new[...] = np.asarray(Image.open(file)).reshape(image.shape)
     return found
 
@@ -113,8 +115,8 @@ def _rotation(x: np.ndarray, degrees: float, rng: np.random.Generator) -> np.nda
     return np.stack([ndimage.rotate(a, s * degrees, reshape=False, order=1) for a, s in zip(x, signs, strict=True)])
 
 
-def _translation(images: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:
-    shifts = rng.choice([-pixels, pixels], (len(images), 2))
+def _translation(images: np.ndarray, pixels: float, rng: np.random.Generator) -> np.ndarray:
+    shifts = rng.choice([-int(pixels), int(pixels)], (len(images), 2))
     found = np.zeros_like(images)
     for image, new, (down, right) in zip(images, found, shifts, strict=True):
         height, width = image.shape[:2]
