@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.layers.noise import fold_in
+from helpers.methods.weights import network_seed
 
 import numpy as np
-import tensorflow as tf
 import tf_keras as keras
 
 
@@ -40,8 +39,7 @@ class IVONPosterior:
     @contextmanager
     def fixed(self, seed: int, number: int) -> Iterator[keras.Model]:
         """Yield the model with the weights of draw `number`."""
-        key = fold_in(tf.constant([seed, 0], tf.int64), tf.constant(number, tf.int64))
-        with self.optimizer.sampled(key):
+        with self.optimizer.sampled(network_seed(seed, number)):
             yield self.model
 
     def moments(self) -> list[tuple[np.ndarray, np.ndarray]]:
