@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from helpers import layers as bayes
 from helpers.data.catalogue import DATASETS
@@ -10,33 +11,47 @@ from helpers.data.catalogue import DATASETS
 import tf_keras as keras
 
 Layers = list[keras.layers.Layer]
+# All layers start from He's initialisation (He et al. 2015), as the means of Bayesian layers do, so that a model and
+# its twin differ in the posterior alone.
+_Dense = partial(keras.layers.Dense, kernel_initializer="he_normal")
+_Conv2D = partial(keras.layers.Conv2D, kernel_initializer="he_normal")
 # The classes of layers that an architecture is made of, by the kind of layer that a record names.
-_KINDS = {
-    "deterministic": {"dense": keras.layers.Dense, "conv": keras.layers.Conv2D},
+_KINDS: dict[str, dict[str, Callable]] = {
+    "deterministic": {"dense": _Dense, "conv": _Conv2D},
     "flipout": {"dense": bayes.DenseFlipout, "conv": bayes.Convolution2DFlipout},
     "reparameterisation": {"dense": bayes.DenseReparameterization, "conv": bayes.Convolution2DReparameterization},
 }
 PRECISIONS = ("none", "float16", "bfloat16")
 
 
-def _fully_connected(kind: Mapping[str, type], num_classes: int) -> Layers:
+def _fully_connected(kind: Mapping[str, Callable], num_classes: int) -> Layers:
     return [
         keras.layers.Flatten(),
         kind["dense"](64, activation="relu", name="dense_1"),
-        keras.layers.Dense(num_classes, name="dense_2", dtype="float32"),
+        _Dense(num_classes, name="dense_2", dtype="float32"),
     ]
 
 
-def _convolutional(kind: Mapping[str, type], num_classes: int) -> Layers:
+def _convolutional(kind: Mapping[str, Callable], num_classes: int) -> Layers:
     return [
         kind["conv"](64, kernel_size=5, padding="same", activation="relu", name="conv_1"),
         keras.layers.MaxPooling2D(2),
         keras.layers.Flatten(),
-        keras.layers.Dense(num_classes, name="dense_1", dtype="float32"),
+        _Dense(num_classes, name="dense_1", dtype="float32"),
     ]
 
 
-def _vgg(kind: Mapping[str, type], num_classes: int) -> Layers:
+def _lenet(kind: Mapping[str, Callable], num_classes: int) -> Layers:
+    stack = []
+    for block, filters in enumerate((24, 48), start=1):
+        name = f"conv_{block}"
+        stack.append(kind["conv"](filters, kernel_size=5, padding="same", activation="relu", name=name))
+        stack.append(keras.layers.MaxPooling2D(2))
+    stack += [keras.layers.Flatten(), kind["dense"](64, activation="relu", name="dense_1")]
+    return [*stack, kind["dense"](num_classes, name="dense_2", dtype="float32")]
+
+
+def _vgg(kind: Mapping[str, Callable], num_classes: int) -> Layers:
     stack = []
     for block, filters in enumerate((32, 64, 128), start=1):
         for place in "ab":
@@ -52,7 +67,7 @@ class Record:
     """All facts about one model of the catalogue."""
 
     name: str
-    architecture: Callable[[Mapping[str, type], int], Layers]  # (classes of layers, number of classes) -> layers
+    architecture: Callable[[Mapping[str, Callable], int], Layers]  # (classes of layers, number of classes) -> layers
     kind: str  # "deterministic", "flipout" or "reparameterisation"
     twin: str | None  # the deterministic model of the same architecture; None of a deterministic model
     dataset: str  # the data set that the model is for
@@ -77,6 +92,10 @@ _RECORDS = (
           "Dense 64, then Dense 10"),
     Record("CNN_conv", _convolutional, "deterministic", None, "mnist",
           "convolution 5x5x64, max-pooling, then Dense 10"),
+    Record("BNN_LeNet_flip", _lenet, "flipout", "CNN_LeNet", "mnist",
+          "convolutions 5x5x24 and 5x5x48, each with max-pooling, Dense 64, Dense 10, all Bayesian with flipout"),
+    Record("CNN_LeNet", _lenet, "deterministic", None, "mnist",
+          "convolutions 5x5x24 and 5x5x48, each with max-pooling, Dense 64, Dense 10"),
     Record("CIFAR10_BNN_model", _vgg, "flipout", "CIFAR10_CNN_model", "cifar10",
           "three VGG blocks, Dense 128, Dense 10, all Bayesian with flipout"),
     Record("CIFAR10_CNN_model", _vgg, "deterministic", None, "cifar10",

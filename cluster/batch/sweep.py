@@ -59,7 +59,7 @@ class Result:
       message: what failed, or "".
       notebook: the executed notebook as far as it got, or None if there is none.
       page: path of its HTML page, or None if there is none.
-      results: the numbers that the notebook recorded, by name.
+      results: what the notebook recorded, by name.
       place: path of the notebook below the output folder, or None if it is the notebook's name.
     """
 
@@ -69,7 +69,7 @@ class Result:
     message: str = ""
     notebook: "NotebookNode | None" = None
     page: Path | None = None
-    results: dict[str, float] = field(default_factory=dict)
+    results: dict[str, float | str] = field(default_factory=dict)
     place: Path | None = None
 
     @property
@@ -83,24 +83,26 @@ class Result:
         return not self.message
 
 
-def record(**values: float) -> None:
-    """Report numbers as the results of this notebook. Later calls add to earlier ones.
+def record(**values: float | str) -> None:
+    """Report the results of this notebook. Later calls add to earlier ones.
 
     Args:
-      **values: finite numbers by name.
+      **values: finite numbers, or texts of one line such as a commit, by name.
 
     Raises:
-      ValueError: a value is not a finite number.
+      ValueError: a value is neither.
     """
     from IPython.display import display
 
+    plain: dict[str, int | float | str] = {}
     for name, value in values.items():
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"sweep.record takes finite numbers, but {name} is {value!r}")
-    plain = {
-        name: int(value) if isinstance(value, numbers.Integral) else float(value) for name, value in values.items()
-    }
-    text = ", ".join(f"{name} {value:.4g}" for name, value in plain.items())
+        if isinstance(value, str) and len(value.splitlines()) < 2:
+            plain[name] = value
+        elif isinstance(value, numbers.Real) and math.isfinite(value):
+            plain[name] = int(value) if isinstance(value, numbers.Integral) else float(value)
+        else:
+            raise ValueError(f"sweep.record takes finite numbers and texts of one line, but {name} is {value!r}")
+    text = ", ".join(f"{name} {_short(value)}" for name, value in plain.items())
     display({KIND: plain, "text/plain": text}, raw=True)
 
 
@@ -134,15 +136,15 @@ def expand(parameters: dict[Path, dict[str, Any]], swept: dict[str, list] | None
     return runs
 
 
-def results(notebook: "NotebookNode | None", runs_folder: Path | None = None) -> dict[str, float]:
-    """Collect the numbers that an executed notebook recorded and the test scores of its training runs.
+def results(notebook: "NotebookNode | None", runs_folder: Path | None = None) -> dict[str, float | str]:
+    """Collect what an executed notebook recorded and the test scores of its training runs.
 
     Args:
       notebook: the executed notebook, or None.
       runs_folder: the notebook's $BNN_RUNS_DIR, or None if it had none of its own.
 
     Returns:
-      The numbers by name. The name of a test score starts with the name of the training run's folder.
+      The results by name. The name of a test score starts with the name of the training run's folder.
     """
     found = {}
     for path in sorted(runs_folder.rglob("summary.json")) if runs_folder else []:
@@ -177,7 +179,7 @@ def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
     return [{name: row.get(name, "") for name in names} for row in table]
 
 
-def heading(title: str, values: dict[str, Any], found: dict[str, float]) -> str:
+def heading(title: str, values: dict[str, Any], found: dict[str, float | str]) -> str:
     """Return a run's heading in the index: the notebook's title, the swept values and the results."""
     chosen = ", ".join(f"{name} {shown(value)}" for name, value in values.items())
     came = ", ".join(f"{name} {_short(value)}" for name, value in found.items())
