@@ -24,10 +24,8 @@ class IVON(keras.optimizers.Optimizer):
     Hessian over draws and ranks, so N ranks follow one rank with N draws. The history's NLL is that of the draws, and
     its KL is 0: `posterior(model).kl()` is IVON's. A regulariser of the model counts as a part of the NLL.
 
-    As the algorithm leaves open, the learning rate is multiplied by h_0 + delta. So the first step is that of SGD.
-
     Args:
-      learning_rate: alpha, a number > 0 or a schedule of Keras, which may warm up.
+      learning_rate: alpha / (h_0 + delta), so that the first step is that of SGD; a number > 0 or a schedule of Keras.
       effective_sample_size: lambda > 0, usually the number of training examples.
       beta1, beta2: decay of the means of gradients and of Hessians, in [0, 1).
       hess_init: h_0 > 0, with which h starts.
@@ -54,14 +52,11 @@ class IVON(keras.optimizers.Optimizer):
         super().__init__(name="IVON", jit_compile=False)
         given = {"effective_sample_size": effective_sample_size, "hess_init": hess_init, "weight_decay": weight_decay}
         given |= {"clip_radius": clip_radius, "beta1": beta1, "beta2": beta2, "draws": draws}
-        self.draws, self.settings = draws, self._no_dependency({name: float(value) for name, value in given.items()})
-        rate = {} if callable(learning_rate) else {"learning_rate": learning_rate}
-        for name, value in {**rate, **given}.items():
-            beta, whole = name.startswith("beta"), name == "draws"
-            if not (0 <= value < 1 if beta else value > 0) or whole and value != int(value):
-                raise ValueError(
-                    f"expected {name} {'in [0, 1)' if beta else '> 0'}{' and whole' * whole}, found {value}"
-                )
+        for name, value in {**given, **({} if callable(learning_rate) else {"learning_rate": learning_rate})}.items():
+            if not (0 <= value < 1 if name.startswith("beta") else value > 0) or name == "draws" and value % 1:
+                allowed = "in [0, 1)" if name.startswith("beta") else "> 0" + (" and whole" * (name == "draws"))
+                raise ValueError(f"expected {name} {allowed}, found {value}")
+        self.draws, self.settings = int(draws), self._no_dependency({name: float(v) for name, v in given.items()})
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.means: list[tf.Variable] = self._no_dependency([])
 
@@ -75,16 +70,16 @@ class IVON(keras.optimizers.Optimizer):
         Raises:
           ValueError: the variables are not all float32 or all float64, or IVON has those of another model.
         """
-        if self.means and list(map(id, self.means)) != list(map(id, var_list)):
-            raise ValueError("This IVON has the variables of another model. Make a new one for each model.")
         if self.means:
+            if list(map(id, self.means)) != list(map(id, var_list)):
+                raise ValueError("This IVON has the variables of another model. Make a new one for each model.")
             return
         super().build(var_list)
         types = {variable.dtype for variable in var_list}
         if len(types) > 1 or not types <= {tf.float32, tf.float64}:
+            names = ", ".join(sorted(kind.name for kind in types))
             raise ValueError(
-                f"expected variables that are all float32 or all float64, found {sorted(t.name for t in types)}. "
-                "For half precision use the policy mixed_float16 or mixed_bfloat16, which keep variables in float32."
+                f"expected float32 or float64 variables, found {names}. Use a mixed policy for half precision."
             )
         self.means, size = self._no_dependency(list(var_list)), sum(math.prod(v.shape) for v in var_list)
         shapes = {"hess_init": [size], "momentum": [size], "effective_sample_size": [], "weight_decay": []}
@@ -99,8 +94,8 @@ class IVON(keras.optimizers.Optimizer):
 
     def shaped(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """Divide a vector into tensors of the variables' shapes."""
-        parts = tf.split(flat, [math.prod(variable.shape) for variable in self.means])
-        return [tf.reshape(part, variable.shape) for part, variable in zip(parts, self.means, strict=True)]
+        parts = tf.split(flat, [math.prod(mean.shape) for mean in self.means])
+        return [tf.reshape(part, mean.shape) for part, mean in zip(parts, self.means, strict=True)]
 
     @contextmanager
     def sampled(self, key: tf.Tensor) -> Iterator[tf.Tensor]:
@@ -121,9 +116,8 @@ class IVON(keras.optimizers.Optimizer):
     def estimates(self, gradients: list, variables: list, noise: tf.Tensor) -> tuple[list, list]:
         """Return g^ and h^ = g^ (theta - m) / sigma^2 at a draw, and what `apply_gradients` takes with each of them.
 
-        Args:
-          gradients: of the mean NLL for `variables`. Any other variable keeps its mean, and its h decays to 0.
-          noise: eps / sigma, which is (theta - m) / sigma^2, as `sampled` yields it.
+        `gradients` are those of the mean NLL for `variables`. Any other variable keeps its mean, and its h decays to 0.
+        `noise` is eps / sigma = (theta - m) / sigma^2, as `sampled` yields it.
         """
         found = {id(variable): tf.convert_to_tensor(g) for variable, g in zip(variables, gradients, strict=True)}
         parts = [found.get(id(variable), tf.zeros(variable.shape, variable.dtype)) for variable in self.means]
@@ -138,18 +132,14 @@ class IVON(keras.optimizers.Optimizer):
         """
         pairs = list(grads_and_vars)
         if any(type(variables) is not tuple for _, variables in pairs):
-            raise TypeError(
-                "IVON got plain gradients, which were not taken at a draw of the weights. Train with helpers.fit.fit, "
-                "or use `sampled` and `estimates` as it does."
-            )
+            raise TypeError("IVON needs gradients at a draw of the weights. Train with helpers.fit.fit.")
         (g_hat, variables), (h_hat, _) = pairs
         self._compute_current_learning_rate()
-        kind, delta = self.hessian.dtype, self.decay.read_value()
-        alpha = tf.cast(self.learning_rate, kind) * (self.settings["hess_init"] + delta)
-        t, m = tf.cast(self.iterations.assign_add(1), kind), tf.concat([tf.reshape(v, [-1]) for v in self.means], 0)
-        state = m, self.momentum.read_value(), self.hessian.read_value()
+        delta, m = self.decay.read_value(), tf.concat([tf.reshape(variable, [-1]) for variable in self.means], 0)
+        alpha = tf.cast(self.learning_rate, m.dtype) * (self.settings["hess_init"] + delta)
+        state, t = (m, self.momentum, self.hessian), tf.cast(self.iterations.assign_add(1), m.dtype)
         constants = tuple(self.settings[name] for name in ("beta1", "beta2", "clip_radius"))
-        m, g, h = _step(*state, g_hat, h_hat, t, alpha, delta, constants)
+        m, g, h = _step(*map(tf.convert_to_tensor, state), g_hat, h_hat, t, alpha, delta, constants)
         self.momentum.assign(g)
         self.hessian.assign(h)
         for variable, mean in zip(self.means, self.shaped(m), strict=True):
@@ -168,6 +158,5 @@ def _step(m, g, h, g_hat, h_hat, t, alpha, delta, constants):
     beta1, beta2, clip_radius = constants
     g = beta1 * g + (1 - beta1) * g_hat
     h = beta2 * h + (1 - beta2) * h_hat + (1 - beta2) ** 2 / 2 * tf.square(h - h_hat) / (h + delta)
-    g_bar = g / (1 - beta1**t)
-    newton = (g_bar + delta * m) / (h + delta)
+    newton = (g / (1 - beta1**t) + delta * m) / (h + delta)
     return m - alpha * tf.clip_by_value(newton, -clip_radius, clip_radius), g, h
