@@ -119,7 +119,8 @@ def network(task: Task, seed: int, prior_scale: float | None = None, rate: float
             variance = prior_scale**2 * 2 / np.prod(layer.kernel.shape[:-1])
             layer.kernel_regularizer = keras.regularizers.L2(1 / (2 * len(task.training.x) * variance))
         stack.append(layer)
-    changed = keras.Sequential([keras.layers.InputLayer(task.dataset.input_shape), *map(_again, stack)])
+    inputs = keras.layers.InputLayer(task.dataset.input_shape)
+    changed = keras.Sequential([inputs, *map(_again, stack)], name=task.model)
     changed.set_weights(model.get_weights())
     return changed
 

@@ -24,7 +24,8 @@ CELLS = {
     "train": "import json, os, pathlib\nrun = pathlib.Path(os.environ['BNN_RUNS_DIR']) / 'CNN_FC'\n"
     "run.mkdir(parents=True)\n(run / 'summary.json').write_text(json.dumps({'test': {'nll': rate + epochs}}))",
     "fail": "assert rate < 0.5 or epochs < 3, 'this one diverged'",
-    "results": "from cluster.batch import sweep\nsweep.record(accuracy=1 - rate)\nsweep.record(steps=100 * epochs)",
+    "results": "from cluster.batch import sweep\nsweep.record(accuracy=1 - rate)\n"
+    "sweep.record(steps=100 * epochs, commit='0a1')",
 }
 
 
@@ -43,7 +44,7 @@ def test_every_combination_runs_alone_and_the_table_has_what_they_handed_over(tm
     )
     with open(out / "sweep.csv") as file:
         table = list(csv.DictReader(file))
-    columns = ["notebook", "epochs", "rate", "status", "minutes", "CNN_FC nll", "accuracy", "steps"]
+    columns = ["notebook", "epochs", "rate", "status", "minutes", "CNN_FC nll", "accuracy", "commit", "steps"]
     assert list(table[0]) == columns
     assert [(row["epochs"], row["rate"]) for row in table] == [
         ("1", "0.001"),
@@ -54,14 +55,17 @@ def test_every_combination_runs_alone_and_the_table_has_what_they_handed_over(tm
     assert [row["accuracy"] for row in table] == ["0.999", "0.5", "0.999", ""]
     assert [row["CNN_FC nll"] for row in table] == ["1.001", "1.5", "3.001", ""]
     assert [row["steps"] for row in table] == ["100", "100", "300", ""]
+    assert [row["commit"] for row in table] == ["0a1", "0a1", "0a1", ""]
     assert [row["status"] for row in table] == ["done"] * 3 + ["failed"]
     printed = [line.split() for line in said.splitlines() if line.startswith("01_x ")]
-    assert [line[-2:] for line in printed[:3]] == [["0.999", "100"], ["0.5", "100"], ["0.999", "300"]]
+    assert [line[-3:] for line in printed[:3]] == [
+        [a, "0a1", s] for a, s in (("0.999", "100"), ("0.5", "100"), ("0.999", "300"))
+    ]
     index = (out / "index.html").read_text()
-    assert "01_x; epochs 3, rate 0.001: CNN_FC nll 3.001, accuracy 0.999, steps 300" in index
+    assert "01_x; epochs 3, rate 0.001: CNN_FC nll 3.001, accuracy 0.999, commit 0a1, steps 300" in index
     assert text_of(out / "notebooks" / f"{names[0]}.ipynb", "results") == ""
     shown = nbformat.read(out / "notebooks" / f"{names[0]}.ipynb", 4).cells[-1].outputs
-    assert [output.data["text/plain"] for output in shown] == ["accuracy 0.999", "steps 100"]
+    assert [output.data["text/plain"] for output in shown] == ["accuracy 0.999", "steps 100, commit 0a1"]
 
 
 def test_a_notebook_runs_once_for_what_it_does_not_declare():
@@ -146,11 +150,10 @@ def test_nothing_runs_if_the_sweep_makes_no_sense(tmp_path, monkeypatch, capsys,
     assert not (tmp_path / "out").exists()
 
 
-def test_only_finite_numbers_are_recorded():
-    with pytest.raises(ValueError, match="nll is nan"):
-        sweep.record(nll=float("nan"))
-    with pytest.raises(ValueError, match="model is 'x'"):
-        sweep.record(model="x")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, [1.0], "two\nlines"])
+def test_only_finite_numbers_and_texts_of_one_line_are_recorded(value):
+    with pytest.raises(ValueError, match="takes finite numbers and texts of one line, but nll is"):
+        sweep.record(nll=value)
 
 
 def test_results_of_training_runs_are_found_below_their_folder(tmp_path):

@@ -165,6 +165,15 @@ def test_each_shift_and_reflection_is_what_the_words_say():
     assert len({found.tobytes() for found in moved.numpy()}) == 162
 
 
+def test_a_shift_reaches_as_far_as_it_is_told():
+    image = np.random.default_rng(0).integers(1, 256, (6, 5, 1), dtype=np.uint8)
+    words = np.array([(1, down, right, 0) for down in range(3) for right in range(3)], np.int32)
+    moved = data.shift(np.repeat(image[None], 9, axis=0), words, reach=1).numpy()
+    padded = np.pad(image, [(1, 1), (1, 1), (0, 0)])
+    for (_, down, right, _), found in zip(words, moved, strict=True):
+        assert np.array_equal(found, padded[down : down + 6, right : right + 5])
+
+
 def test_all_shifts_and_reflections_are_equally_frequent():
     # A lone pixel in the middle tells where its image went.
     image = np.zeros((9000, 9, 10, 1), np.float32)
