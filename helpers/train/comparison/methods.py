@@ -142,7 +142,7 @@ def _grid(**values: tuple) -> tuple[dict[str, Any], ...]:
 
 # Four trials a method. Methods that build on the deterministic network take the setting that was chosen for it.
 METHODS = {
-    "deterministic": Method(_deterministic, _grid(learning_rate=(1e-3, 2e-3), prior_scale=(None, 1.0))),
+    "deterministic": Method(_deterministic, _grid(learning_rate=(2e-3, 4e-3), prior_scale=(None, 4.0))),
     "flipout": Method(_flipout, _grid(learning_rate=(2e-3, 4e-3), prior_scale=(1.0, 4.0))),
     "ivon": Method(_ivon, _grid(learning_rate=(0.2, 0.5), beta2=(0.9995, 0.9999))),
     "dropout": Method(_dropout, _grid(learning_rate=(1e-3, 2e-3), rate=(0.1, 0.3))),
