@@ -17,7 +17,8 @@ import pytest
 FOLDER = ROOT / "notebooks"
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
-each = pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS, ids=lambda path: path.stem)
+JOBS = sorted(FOLDER.glob("jobs/*.ipynb"))  # which a sweep runs, so they are committed without outputs
+each = pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS + JOBS, ids=lambda path: path.stem)
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 
@@ -101,7 +102,7 @@ def build(tmp_path_factory):
 
 
 @pytest.mark.timeout(700)
-@pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS, ids=quick_name)
+@pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS + JOBS, ids=quick_name)
 def test_it_runs_in_its_quick_profile(path, build):
     """The notebook runs to its end with the command that `make run` uses, and leaves a page and an index."""
     words = [sys.executable, "-m", "cluster.run_notebooks", str(path), "--profile", "quick", "--timeout", "600"]
