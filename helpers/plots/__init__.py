@@ -4,7 +4,7 @@ Each function draws into the axes that it is given, or into new ones, and return
 from them and ends with `show(fig, alt)`. Colours, fonts and sizes are in course.mplstyle, which `use_style` applies.
 """
 
-from helpers.plots.display import GREY, show, table, use_style
+from helpers.plots.display import GREY, show, table, title, use_style
 from helpers.plots.predictions import accuracy_vs_retained, entropy_histograms, images, predictive_density, reliability
 from helpers.plots.training import learning_curves, speedup, weight_posteriors
 
@@ -19,6 +19,7 @@ __all__ = [
     "show",
     "speedup",
     "table",
+    "title",
     "use_style",
     "weight_posteriors",
 ]

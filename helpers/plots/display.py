@@ -3,9 +3,14 @@
 import base64
 import html
 import io
+import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from helpers import ROOT, files
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,24 +29,55 @@ def show(fig: Figure, alt: str) -> None:
     """Display a figure as a PNG, and close it.
 
     The picture has more pixels than it is shown with, so that it is sharp on fine screens. It asks a dark JupyterLab
-    for a light background.
+    for a light background. If `BNN_FIGURES_DIR` names a folder, a vector copy lands there too, as an SVG file
+    with the figure's title as its name. A relative name is one below the course's folder.
 
     Args:
-      fig: The figure.
+      fig: The figure, with a title that states the finding: that of the figure itself or of one of its panels.
       alt: A sentence that says what the figure shows. Screen readers and plain-text outputs have it in its place.
 
     Raises:
-      ValueError: `alt` is empty.
+      ValueError: The figure has no title, or `alt` is empty.
+      OSError: The vector copy cannot be written.
     """
-    alt = " ".join(alt.split())
+    alt, heading = " ".join(alt.split()), title(fig)
     if not alt:
         raise ValueError("a figure needs an alternative text: say in a sentence what it shows")
+    if not heading:
+        raise ValueError("a figure needs a title: state its finding with fig.suptitle(...) or ax.set_title(...)")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")
+    if folder := os.environ.get("BNN_FIGURES_DIR"):
+        _keep_vector_copy(fig, ROOT / Path(folder).expanduser(), heading)
     plt.close(fig)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    metadata = {"alt": alt, "width": int(fig.get_figwidth() * 96), "needs_background": "light"}
+    metadata = {"alt": alt, "title": heading, "width": int(fig.get_figwidth() * 96), "needs_background": "light"}
     display({"image/png": picture, "text/plain": alt}, metadata={"image/png": metadata}, raw=True)
+
+
+def title(fig: Figure) -> str:
+    """Return the title of a figure, or else the first title of its panels and of the axes within them, or ""."""
+    texts = [fig.get_suptitle()]
+    axes = list(fig.axes)
+    while axes:
+        ax = axes.pop(0)
+        texts += [ax.get_title(where) for where in ("left", "center", "right")]
+        axes += ax.child_axes
+    return next(filter(None, (" ".join(text.split()) for text in texts)), "")
+
+
+_copies: Counter[str] = Counter()  # vector copies of this process by name, so that a second one of a name has a number
+
+
+def _keep_vector_copy(fig: Figure, folder: Path, heading: str) -> None:
+    name = re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")[:80] or "figure"
+    _copies[name] += 1
+    name += f"-{_copies[name]}" * (_copies[name] > 1)
+    text = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": name}):  # the same figure gives the same file
+        fig.savefig(text, format="svg", metadata={"Date": None})
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / f"{name}.svg", text.getvalue())
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:

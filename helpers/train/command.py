@@ -1,6 +1,6 @@
 """The training command: `python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg`.
 
-It runs alone, or on every rank under horovodrun, mpiexec, aprun or srun. The README describes its output.
+It runs alone, or on every rank under horovodrun, mpiexec, aprun or srun. docs/training.md describes its output.
 """
 
 import contextlib

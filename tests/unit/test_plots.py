@@ -44,14 +44,49 @@ def test_style_is_readable_and_has_no_twice_used_colour():
     assert min(plt.rcParams[k] for k in ("font.size", "xtick.labelsize", "legend.fontsize")) >= 9
 
 
-def test_show_keeps_the_alternative_text_and_closes_the_figure(captured):
-    fig = plt.figure(figsize=(5, 2))
+def distances(colours, seen):
+    """Least distance in CIELAB (CIE 1976) between any two colours, by an observer whose matrix is `seen`."""
+    srgb = np.array([matplotlib.colors.to_rgb(c) for c in colours])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(seen), 0, 1)
+    xyz = linear @ np.transpose([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.moveaxis(np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 0.008856)), -1, 0)
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+    between = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return between[np.triu_indices(len(colours), 1)].min()
+
+
+# Severity 1.0 in table 1 of Machado, Oliveira and Fernandes (2009), doi:10.1109/TVCG.2009.113.
+OBSERVERS = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_colours_can_be_told_apart_without_one_kind_of_cone(observer):
+    """Two of Matplotlib's own first seven colours differ by less than 8 with protanopia and with deuteranopia."""
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert distances(colours, OBSERVERS[observer]) > 15
+
+
+def figure(heading="A line rises", **size):
+    fig, ax = plt.subplots(**size)
+    ax.plot([0, 1])
+    ax.set_title(heading)
+    return fig
+
+
+def test_show_keeps_the_alternative_text_and_the_title_and_closes_the_figure(captured):
+    fig = figure("The error\nfalls", figsize=(5, 2))
     plots.show(fig, "A line\n  that <rises>")
     assert not plt.fignum_exists(fig.number)
     output = captured.outputs[0]
     assert output.data["text/plain"] == "A line that <rises>"
     assert output.metadata["image/png"] == {
         "alt": "A line that <rises>",
+        "title": "The error falls",
         "width": 480,
         "needs_background": "light",
     }
@@ -59,8 +94,38 @@ def test_show_keeps_the_alternative_text_and_closes_the_figure(captured):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[shown])])
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
     assert 'alt="A line that &lt;rises&gt;"' in page
+
+
+def test_show_refuses_a_figure_without_alternative_text_or_title(captured):
     with pytest.raises(ValueError, match="alternative text"):
-        plots.show(plt.figure(), " ")
+        plots.show(figure(), " ")
+    with pytest.raises(ValueError, match="needs a title"):
+        plots.show(figure(" "), "A line that rises")
+    assert not captured.outputs
+
+
+def test_a_title_is_that_of_the_figure_or_the_first_of_its_panels():
+    fig, axes = plt.subplots(1, 2)
+    assert plots.title(fig) == ""
+    axes[0].inset_axes([0, 1, 1, 0.2]).set_title("within", loc="right")
+    assert plots.title(fig) == "within"
+    axes[1].set_title("second", loc="center")
+    assert plots.title(fig) == "second"
+    fig.suptitle("all")
+    assert plots.title(fig) == "all"
+
+
+def test_vector_copies_are_kept_where_the_environment_says_and_nowhere_else(captured, monkeypatch, tmp_path):
+    monkeypatch.delenv("BNN_FIGURES_DIR", raising=False)
+    monkeypatch.setattr("helpers.plots.display.ROOT", tmp_path)
+    plots.show(figure(), "A line that rises")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("BNN_FIGURES_DIR", "build/figures")
+    for _ in range(2):
+        plots.show(figure("Coverage: 95 %"), "A line that rises")
+    copies = sorted(path.name for path in (tmp_path / "build" / "figures").iterdir())
+    assert copies == ["coverage-95-2.svg", "coverage-95.svg"]
+    assert "<svg" in (tmp_path / "build" / "figures" / copies[0]).read_text()
 
 
 def test_table_escapes_and_formats(captured):

@@ -8,9 +8,10 @@
 #PBS -k doe
 #PBS -j oe
 # Train on the CPUs of Aurora (ALCF):  qsub cluster/sites/aurora/train.sh
-# Submit from a folder on /flare, not from your home folder. How the course is built there: cluster/README.md,
-# "Building on a Cray". A node has two CPUs of 52 cores; the system reserves the first core of each. The course does
-# not use the GPUs, because they need Intel's TensorFlow. Queue debug: 1 or 2 nodes, at most 1 hour, one job a user.
+# Submit from a folder on /flare, not from your home folder. cluster/README.md, "Building on a Cray", says how to build
+# the course there. A node has two CPUs of 52 cores, and the system reserves the first core of each. The course does not
+# use the GPUs, because they need Intel's TensorFlow. The queue debug gives 1 or 2 nodes for at most 1 hour, and takes one
+# job per user.
 # Manual: docs.alcf.anl.gov (argonne-lcf/user-guides of 19 August 2026), aurora/running-jobs-aurora.md: queues,
 # GPU-aware MPI, and example 4 of "Binding MPI ranks and threads to cores". This script was not run there.
 set -euo pipefail

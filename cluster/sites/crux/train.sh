@@ -7,9 +7,8 @@
 #PBS -l filesystems=home:eagle
 #PBS -j oe
 # Train on Crux (ALCF), one rank per NUMA domain:  qsub cluster/sites/crux/train.sh
-# A node has two 64-core CPUs with 8 NUMA domains of 16 cores in all, and no GPU. Queue debug: 1 to 8 nodes, at most 2
-# hours.
-# How the course is built there: cluster/README.md, "Building on a Cray".
+# A node has two 64-core CPUs with 8 NUMA domains of 16 cores in all, and no GPU. The queue debug gives 1 to 8 nodes for
+# at most 2 hours. cluster/README.md, "Building on a Cray", says how to build the course there.
 # Manual: docs.alcf.anl.gov (argonne-lcf/user-guides of 19 August 2026), crux/queueing-and-running-jobs/running-jobs.md
 # (queues, mpiexec) and crux/index.md (NUMA domains). This script was not run there.
 set -euo pipefail

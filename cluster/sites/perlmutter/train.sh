@@ -13,7 +13,7 @@
 # Arguments after the script's name are passed to the training command. Set up there with GPU=1 first:
 # cluster/README.md, "Building on a Cray". A GPU node has 64 cores with 2 hardware threads each, which Slurm counts as
 # 128 CPUs, and 4 A100.
-# QOS debug: at most 8 nodes and 30 minutes, no chains of jobs.
+# The QOS debug gives at most 8 nodes for 30 minutes and forbids chains of jobs.
 # Manual: docs.nersc.gov, "Queues and Charges" (jobs/policy/) and "Running Jobs on Perlmutter"
 # (systems/perlmutter/running-jobs/), in copies of July and August 2026; sbatch(1): --signal reaches all ranks of a
 # step, here 2 minutes before the limit. This script was not run there.

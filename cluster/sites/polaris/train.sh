@@ -7,8 +7,8 @@
 #PBS -l filesystems=home:eagle
 #PBS -j oe
 # Train on the GPUs of Polaris (ALCF), one rank per GPU:  qsub cluster/sites/polaris/train.sh
-# Set up there with GPU=1 first: cluster/README.md, "Building on a Cray". A node has 32 cores and 4 A100. Queue debug:
-# 1 or 2 nodes, at most 1 hour.
+# Set up there with GPU=1 first: cluster/README.md, "Building on a Cray". A node has 32 cores and 4 A100. The queue debug
+# gives 1 or 2 nodes for at most 1 hour.
 # Manual: docs.alcf.anl.gov (argonne-lcf/user-guides of 19 August 2026), polaris/running-jobs/index.md (queues,
 # mpiexec), polaris/running-jobs/using-gpus.md (cores nearest to each GPU),
 # polaris/applications-and-libraries/libraries/nccl.md.

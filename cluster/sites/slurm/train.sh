@@ -13,8 +13,7 @@
 # ranks and threads that fill a node of your site. --exclusive gives whole nodes, so that no other job disturbs
 # timings or memory.
 # Manual: sbatch(1) and srun(1) of Slurm 22.05. --signal=B:USR1@120 sends SIGUSR1 to this shell 2 minutes before the
-# limit.
-# exec puts the launcher in the shell's place, and the launcher passes the signal on to the ranks.
+# limit. exec puts the launcher in the shell's place, and the launcher passes the signal on to the ranks.
 # Tested on a Slurm 22.05 of two nodes with Open MPI's mpiexec; cluster/README.md has the date.
 set -euo pipefail
 # [T] keeps this line right where you replace the word everywhere in this file.

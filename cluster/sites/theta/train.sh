@@ -4,13 +4,13 @@
 #COBALT -q debug-cache-quad
 #COBALT -A PROJECT
 #COBALT --attrs mcdram=cache:numa=quad
-# Train on Theta (ALCF, Cray XC40), 4 ranks a node:  qsub cluster/sites/theta/train.sh
+# Train on Theta (ALCF, Cray XC40), 4 ranks per node:  qsub cluster/sites/theta/train.sh
 # Theta stopped on 31 December 2023. The published runs were made there. The script is kept so that you can read it
 # beside them, and for other machines with Cobalt or aprun. The ALCF's machine for CPUs is now Crux:
 # cluster/sites/crux/train.sh.
-# A node is a 64-core KNL with 4 hardware threads a core. Queue debug-cache-quad: 1 to 8 nodes, at most 1 hour. The
-# default queue charged 128 nodes or more. Cobalt stops reading directives at the first other line, and the file must
-# be executable.
+# A node is a 64-core KNL with 4 hardware threads per core. The queue debug-cache-quad gave 1 to 8 nodes for at most 1
+# hour. The default queue charged 128 nodes or more. Cobalt stops reading directives at the first other line, and the
+# file must be executable.
 # Manual: ALCF user guides, docs/theta/queueing-and-running-jobs/job-and-queue-scheduling.md, as of 11 October 2023;
 # HPE a00114008en_us_v2, "Additional aprun Information": aprun passes SIGUSR1 on to the ranks. This script was not run
 # there.

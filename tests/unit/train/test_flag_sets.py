@@ -133,7 +133,7 @@ FAULTS = {
     "--flagfile={0}/binary.cfg": "decode|utf",
     "--resume --overwrite": "--resume .* --overwrite",
     "--epoch=3": "epoch",
-    "--modle=CNN_FC": "modle",
+    "--modle=CNN_FC": "modle",  # codespell:ignore
     "--\u00e9pochs=3": "\u00e9pochs",
     "mnist": "--name=value",
     "-": "--name=value",

@@ -1,0 +1,176 @@
+"""The self-checks of the exercises accept each right answer, and say of each wrong one why it is wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from helpers import ROOT
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from tests.support import exercises
+from tests.support.prose.text import CHAPTERS, EXCEPTIONS
+
+UNCHECKED = [path for path in CHAPTERS if f"notebooks/{path.name}" in EXCEPTIONS["unchecked"]]
+WITH_CHECKS = [path for path in CHAPTERS if path not in UNCHECKED or exercises.checks(path)]
+each = pytest.mark.parametrize("path", WITH_CHECKS, ids=lambda path: path.stem)
+
+# {notebook: {exercise: (right answers, wrong answers)}}. Answers are expressions, which may use the notebook's names.
+LINE = "lambda x: np.stack([{}], axis=1)"
+GAUSS = (
+    "lambda x, y, s: (lambda P: (np.linalg.solve(P, bumps(x).T @ (y / s**2)), {}))"
+    "(np.eye(7) + bumps(x).T @ (bumps(x) / s[:, None] ** 2))"
+)
+FACTOR_20 = "np.mean([simulate(20, np.random.default_rng(i), tau2=0.25)[0] for i in range(1000)]) / NOISE**2"
+NARROW = "lambda x: np.exp(-0.5 * ((x[:, None] - np.linspace(-4, 4, 41)) / 0.1) ** 2)"
+PARTS = "exact_parts(np.array([0.25]), *posterior(x_many[:n], y_many[:n], f), f)[1][0]"
+IN_GAP = f"(lambda f: [{PARTS} for n in (200, 2000)])({NARROW})"
+SIGNS = "tf.cast(2 * np.random.randint(0, 2, {}) - 1, tf.float32)"
+ONE_SIDED = (
+    f"lambda x, mean, scale: x @ mean + (x @ (scale * tf.random.normal(scale.shape))) * {SIGNS.format('(3, 4)')}"
+)
+ANSWERS = {
+    "00_start_here": {
+        1: (
+            [
+                "np.stack([np.where(at < 0, np.sin(2 * at), 0) + np.random.default_rng(0).normal(0, 0.05, (300, 361)),"
+                " np.full((300, 361), 0.1)], -1)"
+            ],
+            [
+                "np.zeros((300, 361))",
+                "np.zeros((300, 361, 2))",
+                "np.stack([np.tile(np.sin(2 * at), (300, 1)), np.full((300, 361), 0.1)], -1)",
+            ],
+        ),
+        2: (["np.sqrt(10)", "3.16", "'3.2'", "3.162"], ["10", "0.316", "5", "'three'", "None"]),
+    },
+    "01_uncertainty": {
+        1: (
+            [LINE.format("np.ones_like(x), x"), LINE.format("x + 3, 2 * x - 1")],
+            [LINE.format("x, x**2"), "lambda x: x", LINE.format("x, 2 * x")],
+        ),
+        2: (["700", "700.0", "'700'", "np.int64(703)"], ["7", "70", "100", "7000", "'many'", "None"]),
+        3: (
+            [GAUSS.format("np.linalg.inv(P)"), GAUSS.format("np.linalg.solve(P, np.eye(7))")],
+            [GAUSS.format("P"), GAUSS.format("np.linalg.inv(P - np.eye(7) + 1e-6)"), GAUSS.format("np.ones(7)")],
+        ),
+        4: (
+            [FACTOR_20, f"round({FACTOR_20}, 1)"],
+            [f"NOISE**2 * {FACTOR_20}", f"np.sqrt({FACTOR_20})", "1", "'large'"],
+        ),
+        5: (
+            [f"{IN_GAP}[0] / {IN_GAP}[1]", f"float('%.3g' % ({IN_GAP}[0] / {IN_GAP}[1]))"],
+            [f"{IN_GAP}[1] / {IN_GAP}[0]", "10", "None"],
+        ),
+    },
+    "02_variational_inference": {
+        1: (
+            ["(m, covariance)", "(list(m + 0.01 * np.sqrt(np.diag(covariance))), 1.05 * covariance)"],
+            [
+                "(m, np.linalg.cholesky(covariance))",
+                "(m, np.diag(np.diag(covariance)))",
+                "(m, np.linalg.inv(covariance))",
+                "(m, 2 * covariance)",
+                "(m + 1, covariance)",
+                "m",
+            ],
+        ),
+        2: (
+            ["(0.25, 4 / 7)", "'1/4, 4/7'", "[0.25, 0.571]", "(0.25, 0.57)"],
+            ["(4 / 7, 0.25)", "(0.5, (4 / 7) ** 0.5)", "(4, 7 / 4)", "(1, 1)", "0.25"],
+        ),
+        3: (["128", "128.0", "'128'"], ["60_000", "128 / 60_000", "60_000 / 128", "None"]),
+    },
+    "03_flipout": {
+        1: (
+            [ONE_SIDED, ONE_SIDED.replace("x @ mean +", "x @ mean -"), f"lambda *a: ({ONE_SIDED})(*a).numpy()"],
+            [
+                ONE_SIDED.replace("(3, 4)", "(1, 4)"),
+                ONE_SIDED.replace("(3, 4)", "(3, 1)"),
+                ONE_SIDED.replace("x @ mean +", ""),
+                ONE_SIDED.replace("(scale *", "(2 * scale *"),
+                "lambda x, mean, scale: x @ mean",
+                f"({ONE_SIDED})(tf.ones([3, 6]), tf.ones([6, 4]), tf.ones([6, 4]))",
+            ],
+        ),
+        2: (["50", "50.0", "1 / 0.02", "'50'"], ["0.02", "100", "25", "np.inf", "'none'", "7"]),
+        3: (
+            ["1.042", "(7.5 / 8 + 0.045 * 7 / 8) / (7.5 / 8)", "1.04", "'1.042'"],
+            ["1 / 1.042", "4.2", "1.048", "2", "None"],
+        ),
+    },
+}
+
+
+def feed(path, answers):
+    """What the checks of a notebook reply to {exercise: [expression]}."""
+    command = [sys.executable, "-m", "tests.support.exercises", str(path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "BNN_QUIET": "1"}, input=json.dumps(answers), capture_output=True,
+        text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {int(number): said for number, said in json.loads(done.stdout).items()}
+
+
+@each
+def test_checks_accept_right_answers_and_say_why_others_are_wrong(path):
+    given = ANSWERS.get(path.stem, {})
+    assert set(given) == set(exercises.checks(path)), "each check has answers in this file, and no others are there"
+    # A text is an answer to no exercise, and must not end a check with an error.
+    answers = {n: [*right, *wrong, "'I do not know'"] for n, (right, wrong) in given.items()}
+    said = feed(path, answers)
+    for n, (right, wrong) in given.items():
+        assert len(right) >= 1 and len(wrong) >= 3
+        for i, (expression, reply) in enumerate(zip(answers[n], said[n], strict=True)):
+            if i < len(right):
+                assert reply.startswith("Right"), f"exercise {n} refuses {expression}: {reply}"
+            else:
+                assert reply.startswith("Not yet"), f"exercise {n}, answer {expression}: {reply}"
+                assert len(reply) > 20, f"exercise {n} does not say why {expression} is wrong: {reply}"
+
+
+@each
+def test_checks_wait_for_an_answer(path):
+    for n, source in exercises.checks(path).items():
+        assert re.search(rf"^answer_{n} = None\b", source, re.M)
+        assert re.search(rf"^if answer_{n} is not None:\n +print\(check_{n}\(answer_{n}\)\)", source, re.M)
+    shown = [c for c in nbformat.read(path, 4).cells if "check" in c.metadata.get("tags", ()) and c.outputs]
+    assert not shown
+
+
+def test_no_answers_are_kept_for_notebooks_that_are_gone():
+    assert set(ANSWERS) <= {path.stem for path in CHAPTERS}
+
+
+def test_only_the_cells_that_checks_need_are_run(tmp_path):
+    """The runner finds names within functions and changes of objects, and leaves the rest out."""
+    code = [
+        "%%px\nnot_python",
+        "import math\nlimits = {}",
+        "limits['low'] = 2",
+        "def root(value):\n    return math.sqrt(value)",
+        "limits = dict(limits)",
+        "raise SystemExit('this cell trains for hours')",
+        "unused = 1 / 0",
+    ]
+    check = """answer_1 = None
+
+
+def check_1(answer):
+    return "Right." if root(answer) > limits["low"] else "Not yet: " + str(answer)
+
+
+if answer_1 is not None:
+    print(check_1(answer_1))"""
+    cells = [v4.new_code_cell(source) for source in code] + [v4.new_code_cell(check, metadata={"tags": ["check"]})]
+    path = tmp_path / "own.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    assert exercises.checks(path) == {1: check}
+    said = feed(path, {1: ["5", "3", "'text'", "math.pi**2"]})
+    assert said[1][:2] == ["Right.", "Not yet: 3"] and said[1][3] == "Right."
+    assert said[1][2].startswith("TypeError")
