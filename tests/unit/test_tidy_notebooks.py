@@ -60,6 +60,10 @@ def test_cells_that_were_not_run_in_order_are_a_problem(counts):
     assert "not run in order" in problem
 
 
+def test_a_notebook_that_nobody_ran_is_no_problem():
+    assert list(tidy_notebooks.problems(notebook(counts=(None, None)))) == []
+
+
 def test_a_local_path_in_an_output_is_a_problem_and_in_a_picture_it_is_chance():
     fine = v4.new_output("stream", text="data/mnist.npz, build/runs/home/x and 3/home\n")
     picture = v4.new_output("display_data", data={"image/png": "iVBO+/home/ab=="})
