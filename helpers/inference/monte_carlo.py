@@ -27,7 +27,9 @@ import tf_keras as keras
 MB = 2**20
 DRAWS = 32  # at a time; more of them take memory and save no time
 PASSES = 8192  # draws times examples in one call, which costs about a millisecond
-CACHE = 12 * MB  # bytes that a block of examples may take, so that it stays in the processor's cache
+# Bytes that a block of examples may take. Much larger blocks leave the processor's cache. Smaller ones need more calls,
+# which cost most when several threads share each of them. The value was measured on one machine with two cores.
+CACHE = 32 * MB
 
 
 def predict(

@@ -94,7 +94,7 @@ def test_the_readme_names_every_notebook_and_its_links_lead_somewhere():
 
 def quick_name(path):
     """Return the name of a notebook's test case. tests/conftest.py groups those that start MPI ranks by it."""
-    return path.stem + "-on_ranks" * ("engines.skip_rest_if_missing" in path.read_text())
+    return path.stem + "-on_ranks" * ("engines.start(" in path.read_text())
 
 
 @pytest.fixture(scope="session")
