@@ -95,14 +95,15 @@ def train_members(train: Callable[[int], Any], members: int, world: World = ALON
     """
     if members < 1:
         raise ValueError(f"expected at least 1 member, found {members}")
-    packed = []
+    results = []
     for first in range(0, members, world.size):
         failure = None
         try:
             if first + world.rank < members:
-                packed.append(pickle.dumps(train(first + world.rank)))
+                results.append(train(first + world.rank))
+                pickle.dumps(results[-1])  # what cannot be sent is an error here, where all ranks learn of it
         except Exception as error:
             failure = error
         world.agree(failure)
-    everyone = world.gather_objects(packed)
-    return [pickle.loads(everyone[member % world.size][member // world.size]) for member in range(members)]
+    everyone = world.gather_objects(results)
+    return [everyone[member % world.size][member // world.size] for member in range(members)]
