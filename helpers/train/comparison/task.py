@@ -57,13 +57,14 @@ _TASKS: dict[str, tuple[str, str, Callable, dict[str, int]]] = {
 }
 
 
-def make_task(name: str, profile: str, folder: Path | str | None = None) -> Task:
+def make_task(name: str, profile: str, folder: Path | str | None = None, epochs: int | None = None) -> Task:
     """Return the task of a data set.
 
     Args:
       name: "mnist", "fashion_mnist" or "cifar10".
       profile: "quick" or "full".
       folder: where the data sets are, as `data.load` takes it.
+      epochs: of the training, in place of the profile's. The runs of such a task have a folder of their own.
 
     Raises:
       ValueError: there is no such task or profile.
@@ -71,25 +72,25 @@ def make_task(name: str, profile: str, folder: Path | str | None = None) -> Task
     """
     if name not in _TASKS or profile not in ("quick", "full"):
         raise ValueError(f"expected one of {', '.join(_TASKS)} and quick or full, found {name!r} and {profile!r}")
-    model, other, augment, epochs = _TASKS[name]
+    model, other, augment, usual = _TASKS[name]
     dataset, strangers = (data.load(each, folder, quiet=True) for each in (name, other))
     quick, photographs = profile == "quick", name == "cifar10"
     held_out, few = min(5_000, len(dataset.x_train) // 8), 1_000 if quick else None
     training, test = len(dataset.x_train) - held_out, 500 if quick else None
     return Task(
-        name=f"{dataset.name}-{profile}",
+        name=f"{dataset.name}-{profile}" + (f"-{epochs}-epochs" if epochs else ""),
         dataset=dataset,
         model=model,
         training=Examples(dataset.x_train[: few or training], dataset.y_train[: few or training]),
         held_out=Examples(dataset.x_train[training:][:few], dataset.y_train[training:][:few]),
         test=Examples(dataset.x_test[:test], dataset.y_test[:test]),
         strangers=_of_shape(strangers.x_test[: 500 if quick else 5_000], dataset.input_shape),
-        epochs=epochs[profile],
+        epochs=epochs or usual[profile],
         batch_size=64,
         augment=augment,
-        draws=8 if quick else 32,
+        draws=8 if quick else 30,  # as many for each of five members
         corrupted=100 if quick else 500 if photographs else 1_000,
-        corrupted_draws=4 if quick else 16,
+        corrupted_draws=4 if quick else 15,
     )
 
 

@@ -110,6 +110,9 @@ def test_the_held_out_examples_are_the_last_of_the_training_set(monkeypatch):
     assert full.steps == 8 * (5250 // 64)
     quick = comparison.make_task("mnist", "quick")
     assert (len(quick.training.x), len(quick.held_out.x), len(quick.test.x)) == (1000, 750, 500)
+    assert (full.draws % comparison.MEMBERS, full.corrupted_draws % comparison.MEMBERS) == (0, 0)  # as many for each
+    longer = comparison.make_task("mnist", "quick", epochs=7)
+    assert longer.epochs == 7 and longer.name not in (quick.name, comparison.make_task("mnist", "full").name)
     for given in (("letters", "full"), ("mnist", "fast")):
         with pytest.raises(ValueError, match="expected one of mnist, fashion_mnist, cifar10 and quick or full"):
             comparison.make_task(*given)
@@ -126,7 +129,10 @@ def test_the_trial_with_the_lowest_nll_is_chosen():
     trials = {name: method.trials for name, method in comparison.METHODS.items()}
     assert found["ivon"] == trials["ivon"][3] and found["swag"] == trials["swag"][1]
     assert found["dropout"] == trials["dropout"][0]
-    assert {len(tried) for tried in trials.values()} == {0, 4}  # as many for each that has any
+    deeper = {name: method.settings("cifar10") for name, method in comparison.METHODS.items()}
+    assert comparison.chosen("cifar10", rows)["ivon"] == deeper["ivon"][1] != trials["ivon"][1]
+    for tried in (trials, deeper):
+        assert {len(each) for each in tried.values()} == {0, 4}  # as many for each that has any
 
 
 class Known:
