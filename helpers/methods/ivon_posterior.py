@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.methods.weights import network_seed
+from helpers.methods.weights import network_seed, shaped
 
 import numpy as np
 import tf_keras as keras
@@ -44,7 +44,7 @@ class IVONPosterior:
 
     def moments(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (means, standard deviations) of each of the model's trainable variables, in their order."""
-        deviations = self.optimizer.shaped(self.optimizer.deviations())
+        deviations = shaped(self.optimizer.deviations(), self.optimizer.means)
         return [(mean.numpy(), sigma.numpy()) for mean, sigma in zip(self.optimizer.means, deviations, strict=True)]
 
     def kl(self) -> float:
