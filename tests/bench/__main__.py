@@ -3,7 +3,8 @@
 Ratios are taken round by round of what took turns, so that noise cancels, and given with their quartiles. Each
 process is started twice, for where its arrays come to lie in memory is a matter of luck and worth up to a third
 of a small model's step. With BNN_TORCH_PYTHON, the python of an environment with torch and bayesian-torch, their
-flipout layers take part. Results land in build/bench as CSV.
+flipout layers take part. Then growth.py measures how cost and memory grow with the sizes, and roofline.py what limits
+inference on this machine. Results land in build/bench as CSV and as figures.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 from helpers import ROOT, provenance
@@ -105,7 +107,7 @@ def report(times, short, judge):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few steps of the smallest model: does it run?")
-    parser.add_argument("--parts", default="train,inference,ranks,alone", help="some of: %(default)s")
+    parser.add_argument("--parts", default="train,inference,ranks,alone,growth,roofline", help="some of: %(default)s")
     parser.add_argument("--models", default=",".join(SIZES), help="some of: %(default)s")
     parser.add_argument("--output", default=ROOT / "build" / "bench", help="folder of the tables")
     options = parser.parse_args()
@@ -135,6 +137,11 @@ def main():
             if table:
                 write_csv(folder / f"{name}.csv", table)
         print("(start-up of a run until its tenth step in seconds, memory in MB)\n" if starts else "", flush=True)
+    for part, arguments in (("growth", []), ("roofline", [shorts])):
+        if part in parts:
+            table = child(part, [*arguments, rounds, options.quick], timeout=1200)["rows"]
+            write_csv(folder / f"{part}.csv", table)
+            print(*import_module(f"tests.bench.{part}").report(table, folder), sep="\n", end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -205,8 +205,28 @@ def alone(short, variant, *_):
     }  # fmt: skip
 
 
+def growth(rounds, quick):
+    """Rows of times and memory over sizes, see growth.py."""
+    from tests.bench.growth import measure
+
+    return {"rows": measure(rounds, quick)}
+
+
+def roofline(shorts, rounds, quick):
+    """Rows of the machine's roofs and of inference by each model, see roofline.py."""
+    from tests.bench.roofline import measure
+
+    builders = {}
+    for short in shorts:
+        x = images(short, MODELS[short][2])[0]
+        builders[short] = build(short, "ours"), build(short, "twin"), x, 4 if quick else 32
+    return {"rows": measure(builders, rounds, quick)}
+
+
+PARTS = {part.__name__: part for part in (train, inference, ranks, alone, growth, roofline)}
+
 if __name__ == "__main__":
     part, *arguments = json.loads(sys.argv[1])
-    found = {"train": train, "inference": inference, "ranks": ranks, "alone": alone}[part](*arguments)
+    found = PARTS[part](*arguments)
     if found is not None:
         print(json.dumps({name: v if isinstance(v, float) else list(v) for name, v in found.items()}), flush=True)

@@ -27,12 +27,26 @@ RATIOS = {
 
 
 def test_the_benchmark_times_everything_and_takes_ratios(tmp_path):
-    command = [sys.executable, "-m", "tests.bench", "--quick", "--parts", "train,inference", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench",
+        "--quick",
+        "--parts",
+        "train,inference,growth,roofline",
+        "--output",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr
     times, ratios = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("times", "ratios"))
     assert sorted(zip(times.part, times.what, strict=True)) == sorted(TIMES)
     assert set(times.n) == {2}
     assert sorted(ratios.ratio) == sorted(RATIOS)
     assert ratios.met.isna().all()  # a few steps settle no bar
+    growth, roofline = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("growth", "roofline"))
+    assert set(growth.groupby(["what", "over"])["size"].count()) == {2} and (growth.ms > 0).all()
+    assert list(roofline.what) == ["matrix product", "memory", "FC, draws", "FC, forward passes"]
+    assert (roofline[["gflops", "gbytes"]].max(axis=1) > 0).all()
+    assert all((tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("growth", "roofline"))
     assert "cores" in done.stdout and str(ROOT) not in (tmp_path / "machine.txt").read_text()

@@ -4,9 +4,12 @@ import time
 
 from helpers.timing import interleaved, ratio
 
+import numpy as np
 import pytest
+import tf_keras as keras
 
 from tests.bench import __main__ as bench
+from tests.bench import growth, roofline
 
 
 def test_functions_take_turns_after_a_call_to_warm_up(monkeypatch):
@@ -53,3 +56,17 @@ def test_the_benchmark_reports_medians_ratios_and_whether_a_bar_is_met(part, ove
         assert found["bar"] == bound and found["met"] == ("met" if (factor < 1) == (sense == "<=") else "NOT MET")
         _, unjudged = bench.report(times, short, judge=False)
         assert [row["met"] for row in unjudged] == [""] * len(ratios)
+
+
+def test_the_slope_of_growth_is_that_of_its_larger_half():
+    """Time is a constant and a part that grows with the square; a constant hides the power at small sizes only."""
+    sizes = [1, 2, 4, 8, 1024, 2048, 4096, 8192]
+    assert growth.slope(sizes, [1000 + size**2 for size in sizes]) == pytest.approx(2, abs=1e-3)
+    assert np.isnan(growth.slope(sizes, [0.0] * 8))
+
+
+def test_a_roofline_counts_operations_and_bytes():
+    twin = keras.Sequential([keras.layers.InputLayer((6, 6, 1)), keras.layers.Conv2D(5, 3), keras.layers.Flatten()])
+    flops, moved = roofline._work(twin, inputs=7, draws=2, drawn=True)
+    assert flops == 2 * 7 * (4 * 4 * 5) * (2 * 3 * 3)  # draws, images, outputs, multiplications and additions
+    assert moved == 2 * 4 * (7 * (36 + 80) + 7 * (80 + 80) + 45 * 4)
