@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, devices, commit, world size and data.
+"""What a result was computed with: versions, devices, job, commit, world size and data.
 
 Each notebook ends with `report`, and each training run saves what `collect` returns.
 """
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from helpers import ROOT
 
+_JOBS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "COBALT_JOBID": "Cobalt"}  # variables that number a job
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-probability", "horovod", "numpy", "ipyparallel", "papermill")
 
 
@@ -55,6 +56,7 @@ def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
         **{package: _version(package) for package in _PACKAGES},
         "horovod": _horovod(),
         "devices": device_lines(),
+        **_site(),
         "commit": _commit(),
         "world_size": world_size,
         "data": [dataset.provenance for dataset in datasets],
@@ -63,6 +65,8 @@ def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
 
 def report(*datasets: Described, world_size: int = 1) -> None:
     """Print versions, devices, commit, world size and the provenance of each data set, one line each.
+
+    In a scheduler's job, also print the job's number. If environment modules are loaded, also print their names.
 
     Args:
       *datasets: The data sets that the result depends on.
@@ -85,8 +89,22 @@ def _horovod() -> str:
     version, hvd = _version("horovod"), sys.modules.get("horovod.tensorflow")
     if hvd is None:
         return version
-    built = {"NCCL": hvd.nccl_built(), "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
+    nccl = hvd.nccl_built()
+    built = {f"NCCL {_nccl_version(nccl)}": nccl, "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
     return f"{version}, built with {', '.join(name for name, there in built.items() if there)}"
+
+
+def _nccl_version(code: int) -> str:
+    """Return the version that NCCL_VERSION_CODE stands for: 10000 x + 100 y + z from 2.9 on (nccl.h), before 1000 x."""
+    major, rest = divmod(code, 10000 if code >= 10000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def _site() -> dict[str, str]:
+    """Return the number of the scheduler's job and the loaded environment modules, each only if there are any."""
+    job = next((f"{name} {os.environ[key]}" for key, name in _JOBS.items() if os.environ.get(key)), "")
+    modules = ", ".join(filter(None, os.environ.get("LOADEDMODULES", "").split(":")))
+    return {name: value for name, value in (("job", job), ("modules", modules)) if value}
 
 
 def _commit() -> str:
