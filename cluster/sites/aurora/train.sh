@@ -32,6 +32,8 @@ BIND=list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # 2 minutes before the limit, timeout asks the training to save and stop.
 timeout --preserve-status --signal=USR1 3480 \
     mpiexec -n $((NODES * PPN)) -ppn "$PPN" --cpu-bind "$BIND" --env OMP_NUM_THREADS="$THREADS" \

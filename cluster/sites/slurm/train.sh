@@ -26,6 +26,8 @@ train=(python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg --scale_le
 
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $SLURM_JOB_ID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 if [ -x .venv/bin/mpiexec ]; then
     # MPI=wheel: srun cannot start this Open MPI, so its own mpiexec finds the job's nodes.
     exec python -m cluster.launcher -n "$SLURM_NTASKS" "${train[@]}"
