@@ -55,6 +55,7 @@ def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
         **{package: _version(package) for package in _PACKAGES},
         "horovod": _horovod(),
         "devices": device_lines(),
+        **({"job": job} if (job := _job()) else {}),
         "commit": _commit(),
         "world_size": world_size,
         "data": [dataset.provenance for dataset in datasets],
@@ -71,6 +72,15 @@ def report(*datasets: Described, world_size: int = 1) -> None:
     for name, value in collect(*datasets, world_size=world_size).items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{name:24}{line}")
+
+
+def _job() -> str:
+    """Return the scheduler and the number of the job that this process runs in, with its nodes under Slurm, or ""."""
+    for scheduler, variable in {"slurm": "SLURM_JOB_ID", "pbs": "PBS_JOBID", "cobalt": "COBALT_JOBID"}.items():
+        if number := os.environ.get(variable):
+            nodes = os.environ.get("SLURM_JOB_NODELIST") if scheduler == "slurm" else None
+            return f"{scheduler} {number}" + (f" on {nodes}" if nodes else "")
+    return ""
 
 
 def _version(package: str) -> str:

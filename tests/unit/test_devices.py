@@ -85,3 +85,15 @@ def test_the_provenance_names_processor_threads_and_gpus(monkeypatch):
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"cuda_version": "12.5.1", "cudnn_version": "9"})
     _, line = provenance.device_lines()
     assert line.startswith("Some GPU, compute capability 8.0, TensorFlow built for CUDA 12.5.1 and cuDNN 9")
+
+
+def test_the_provenance_names_the_job(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "PBS_JOBID", "COBALT_JOBID"):
+        monkeypatch.delenv(name, raising=False)
+    assert "job" not in provenance.collect()
+    monkeypatch.setenv("PBS_JOBID", "1234.polaris")
+    assert provenance.collect()["job"] == "pbs 1234.polaris"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert provenance.collect()["job"] == "slurm 7"
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[0-3]")
+    assert provenance.collect()["job"] == "slurm 7 on node[0-3]"
