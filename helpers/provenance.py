@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from helpers import ROOT
 
-_JOBS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "COBALT_JOBID": "Cobalt"}  # variables that number a job
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-probability", "horovod", "numpy", "ipyparallel", "papermill")
 
 
@@ -101,10 +100,18 @@ def _nccl_version(code: int) -> str:
 
 
 def _site() -> dict[str, str]:
-    """Return the number of the scheduler's job and the loaded environment modules, each only if there are any."""
-    job = next((f"{name} {os.environ[key]}" for key, name in _JOBS.items() if os.environ.get(key)), "")
+    """Return the scheduler's job and the loaded environment modules, each only if there are any."""
     modules = ", ".join(filter(None, os.environ.get("LOADEDMODULES", "").split(":")))
-    return {name: value for name, value in (("job", job), ("modules", modules)) if value}
+    return {name: value for name, value in (("job", _job()), ("modules", modules)) if value}
+
+
+def _job() -> str:
+    """Return the scheduler and the number of the job that this process runs in, with its nodes under Slurm, or ""."""
+    for scheduler, variable in {"slurm": "SLURM_JOB_ID", "pbs": "PBS_JOBID", "cobalt": "COBALT_JOBID"}.items():
+        if number := os.environ.get(variable):
+            nodes = os.environ.get("SLURM_JOB_NODELIST") if scheduler == "slurm" else None
+            return f"{scheduler} {number}" + (f" on {nodes}" if nodes else "")
+    return ""
 
 
 def _commit() -> str:

@@ -7,7 +7,7 @@ from helpers import provenance
 
 import pytest
 
-JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "COBALT_JOBID", "LOADEDMODULES")
+JOBS = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "PBS_JOBID", "COBALT_JOBID", "LOADEDMODULES")
 
 
 @pytest.fixture
@@ -19,12 +19,17 @@ def outside(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "said"),
-    [("SLURM_JOB_ID", "1234", "Slurm 1234"), ("PBS_JOBID", "56.polaris", "PBS 56.polaris"),
-     ("COBALT_JOBID", "78", "Cobalt 78")],
-)  # fmt: skip
-def test_a_job_is_named_by_its_scheduler_and_number(outside, capsys, name, number, said):
-    outside.setenv(name, number)
+    ("variables", "said"),
+    [
+        ({"PBS_JOBID": "1234.polaris"}, "pbs 1234.polaris"),
+        ({"COBALT_JOBID": "78"}, "cobalt 78"),
+        ({"SLURM_JOB_ID": "7"}, "slurm 7"),
+        ({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[0-3]"}, "slurm 7 on node[0-3]"),
+    ],
+)
+def test_a_job_is_named_by_its_scheduler_and_number(outside, capsys, variables, said):
+    for name, value in variables.items():
+        outside.setenv(name, value)
     assert provenance.collect()["job"] == said
     provenance.report()
     assert f"{'job':24}{said}\n" in capsys.readouterr().out
