@@ -55,7 +55,8 @@ lab: setup  ## open JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks
 
 # A hub starts kernels with its own environment: the settings that this shell has for the course go into the kernel.
-KEPT = $(foreach name,$(sort $(filter BNN_% NCCL_% %_proxy %_PROXY LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED OMP_NUM_THREADS,$(.VARIABLES))),\
+PATTERNS := BNN_% NCCL_% %_proxy %_PROXY CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED OMP_NUM_THREADS
+KEPT = $(foreach name,$(sort $(filter $(PATTERNS),$(.VARIABLES))),\
 	$(if $(filter environment command,$(origin $(name))),--env $(name) '$($(name))'))
 
 kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab

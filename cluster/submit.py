@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster.jobs import scripts, states
+from cluster.jobs import attributes, scripts, states
 from cluster.jobs.states import JobError
 from helpers import ROOT, files
 
@@ -82,6 +82,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         add("--exclusive", action="store_true", help="whole nodes, shared with no other job (Slurm, PBS)")
         add("--filesystems", metavar="NAMES", help="file systems that the job needs, as home:eagle (PBS at the ALCF)")
         add("--system", metavar="NAME", help="whole nodes of this machine, as polaris (PBS at the ALCF)")
+        add("--array", type=_refused, help=argparse.SUPPRESS)
         add("--attribute", action="append", default=[], metavar="NAME[=VALUE]", help=_ATTRIBUTES)
         add("--dry-run", action="store_true", help="print what would be submitted, and write no file")
         add("--wait", type=float, metavar="SECONDS", help="wait for the job's end, but not longer than this")
@@ -95,6 +96,10 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r}")
     return int(text)
+
+
+def _refused(text: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(attributes.NO_ARRAY)
 
 
 def _seconds(text: str) -> int:

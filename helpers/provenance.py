@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, devices, commit, world size and data.
+"""What a result was computed with: versions, devices, job, commit, world size and data.
 
 Each notebook ends with `report`, and each training run saves what `collect` returns.
 """
@@ -55,6 +55,7 @@ def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
         **{package: _version(package) for package in _PACKAGES},
         "horovod": _horovod(),
         "devices": device_lines(),
+        **_site(),
         "commit": _commit(),
         "world_size": world_size,
         "data": [dataset.provenance for dataset in datasets],
@@ -63,6 +64,8 @@ def collect(*datasets: Described, world_size: int = 1) -> dict[str, Any]:
 
 def report(*datasets: Described, world_size: int = 1) -> None:
     """Print versions, devices, commit, world size and the provenance of each data set, one line each.
+
+    In a scheduler's job, also print the job's number. If environment modules are loaded, also print their names.
 
     Args:
       *datasets: The data sets that the result depends on.
@@ -85,8 +88,30 @@ def _horovod() -> str:
     version, hvd = _version("horovod"), sys.modules.get("horovod.tensorflow")
     if hvd is None:
         return version
-    built = {"NCCL": hvd.nccl_built(), "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
+    nccl = hvd.nccl_built()
+    built = {f"NCCL {_nccl_version(nccl)}": nccl, "MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built()}
     return f"{version}, built with {', '.join(name for name, there in built.items() if there)}"
+
+
+def _nccl_version(code: int) -> str:
+    """Return the version that NCCL_VERSION_CODE stands for: 10000 x + 100 y + z from 2.9 on (nccl.h), before 1000 x."""
+    major, rest = divmod(code, 10000 if code >= 10000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def _site() -> dict[str, str]:
+    """Return the scheduler's job and the loaded environment modules, each only if there are any."""
+    modules = ", ".join(filter(None, os.environ.get("LOADEDMODULES", "").split(":")))
+    return {name: value for name, value in (("job", _job()), ("modules", modules)) if value}
+
+
+def _job() -> str:
+    """Return the scheduler and the number of the job that this process runs in, with its nodes under Slurm, or ""."""
+    for scheduler, variable in {"slurm": "SLURM_JOB_ID", "pbs": "PBS_JOBID", "cobalt": "COBALT_JOBID"}.items():
+        if number := os.environ.get(variable):
+            nodes = os.environ.get("SLURM_JOB_NODELIST") if scheduler == "slurm" else None
+            return f"{scheduler} {number}" + (f" on {nodes}" if nodes else "")
+    return ""
 
 
 def _commit() -> str:

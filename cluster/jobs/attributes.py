@@ -9,13 +9,18 @@ from cluster.jobs.states import JobError
 import psij
 
 _PLAIN = r"[\w@%+=:,./&-]+"  # values that a directive can hold; Cobalt splits at white space and knows no quotes
-_PBS = "N a c h J k l m M p P r u v W"
+_PBS = "N a c h k l m M p P r u v W"
+_ARRAYS = {"slurm": ("array", "a"), "pbs": ("J",), "pbs_classic": ("t",), "cobalt": ()}  # the options of job arrays
+NO_ARRAY = (
+    "cluster.submit takes no job arrays, because each of its jobs has one folder and one exit status. "
+    "Submit a job for each value, or let one job run several values with `notebooks ... -- --sweep NAME=VALUE,VALUE`"
+)
 NAMES = ("job-name", "N", "jobname")  # the options that name a job, for Slurm, PBS and Cobalt
 # By scheduler: options with a value, and options without. Sources: sbatch(1) of Slurm 22.05, the qsub sections of the
 # PBS Professional reference guide and of Cobalt's manual. Options that the course sets itself are left out.
 _OPTIONS = {
     "slurm": (
-        "acctg-freq array batch bb bbf begin cluster-constraint clusters comment constraint container core-spec "
+        "acctg-freq batch bb bbf begin cluster-constraint clusters comment constraint container core-spec "
         "cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency distribution exclude exclusive "
         "extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint "
         "job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu "
@@ -37,7 +42,7 @@ def checked(options: argparse.Namespace) -> psij.JobAttributes:
       options: The options of `cluster.submit`, with the scheduler's name in `scheduler`.
 
     Raises:
-      JobError: The scheduler has no such option, or a value is malformed.
+      JobError: The scheduler has no such option, the option makes a job array, or a value is malformed.
     """
     scheduler = options.scheduler
     asked = options.queue or options.account or options.attribute or options.nodes > 1 or options.exclusive
@@ -71,6 +76,8 @@ def checked(options: argparse.Namespace) -> psij.JobAttributes:
 def _option(scheduler: str, text: str) -> tuple[str, str]:
     """Return the name and the value of an --attribute. The value is empty for an option that has none."""
     name, equals, value = text.partition("=")
+    if name in _ARRAYS[scheduler]:
+        raise JobError(f"--attribute {text!r}: {NO_ARRAY}")
     valued, bare = (words.split() for words in _OPTIONS[scheduler])
     if name in bare and not equals:
         return name, ""

@@ -92,6 +92,13 @@ def test_the_readme_names_every_notebook_and_its_links_lead_somewhere():
     ]
 
 
+def test_the_figure_of_the_readme_is_that_of_notebook_00():
+    (cell,) = (cell for cell in code_cells(CHAPTERS[0]) if cell.id == "taste-figure")
+    (image,) = (output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
+    same = base64.b64decode(image) == (FOLDER / "readme.png").read_bytes()
+    assert same, "copy the figure of cell taste-figure to notebooks/readme.png, and read the caption in README again"
+
+
 def quick_name(path):
     """Return the name of a notebook's test case. tests/conftest.py groups those that start MPI ranks by it."""
     return path.stem + "-on_ranks" * ("engines.start(" in path.read_text())

@@ -37,6 +37,22 @@ def test_engines_that_respond_are_returned_unchanged(ranks, monkeypatch):
     assert ranks.targets == [0, 1]
 
 
+def test_a_rank_that_has_finished_takes_the_next_task(ranks):
+    """As cluster/README.md shows it: while one rank has a long task, the other one does all short ones."""
+
+    def wait(seconds):
+        import time
+
+        time.sleep(seconds)
+        return seconds
+
+    tasks = [3.0, 0.1, 0.2, 0.3]
+    results = ranks.client.load_balanced_view().map_async(wait, tasks, ordered=False)
+    assert list(results) == [0.1, 0.2, 0.3, 3.0]
+    first, *others = results.engine_id
+    assert set(others) == {1 - first}
+
+
 def test_only_loopback_listens_and_only_the_owner_reads(ranks):
     folder = ranks.engine_set.folder
     processes = find("ipyparallel.controller") + engine_ranks() + find("ipyparallel.engine.nanny")

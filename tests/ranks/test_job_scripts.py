@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -53,6 +54,7 @@ def site(tmp_path):
             (course / ".venv" / "bin" / "mpiexec").write_text(f'#!/bin/sh\nexec {launcher.program()} "$@"\n')
             (course / ".venv" / "bin" / "mpiexec").chmod(0o755)
         own |= {"BNN_OFFLINE": "1", "BNN_RUNS_DIR": str(tmp_path / "runs")}
+        own |= {"LOADEDMODULES": "PrgEnv-gnu:cray-mpich"}
         own |= {"BASH_FUNC_module%%": "() { :; }", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         return course, {**inherited, **allowed_for_root(), **own}
@@ -118,8 +120,11 @@ def test_the_training_script_starts_the_ranks_it_asks_for(site, machine):
     number, status, said = run(course, environment, with_rank(course, machine, RANK))
     assert status == 0, said
     ranks = 2 if machine == "sophia" else 4
-    assert len(said.splitlines()) == ranks
-    for line in said.splitlines():
+    first, launch, *lines = said.splitlines()
+    assert first == f"Job {number} on {socket.gethostname()}, modules: PrgEnv-gnu:cray-mpich"
+    assert launch.startswith("+ timeout --preserve-status --signal=USR1 3480 ") and "python rank.py" in launch
+    assert len(lines) == ranks
+    for line in lines:
         assert line.startswith(f"{ranks} 3 ['--flagfile=cluster/flags/")
         assert line.endswith("'--num_intra=3', '--resume']")
         assert "'--scale_learning_rate=sqrt'" in line
@@ -190,7 +195,8 @@ def test_the_notebooks_script_has_engines_on_all_nodes(site, machine):
 )
 def test_a_slurm_script_starts_a_site_s_own_mpi_with_srun(site, machine, threads, expected):
     course, environment = site(None, "srun")
-    environment |= {"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "3", "SLURM_JOB_ACCOUNT": "course"}
+    environment |= {"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "3"}
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_ACCOUNT": "course"}
     (course / "rank.py").write_text(RANK)
     path = shortened(course, machine, "train.sh", NAMED, ("-m helpers.train", "rank.py"))
 
@@ -200,7 +206,8 @@ def test_a_slurm_script_starts_a_site_s_own_mpi_with_srun(site, machine, threads
 
     done = start()
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first == f"Job 7 on {socket.gethostname()}, modules: PrgEnv-gnu:cray-mpich"
     assert len(lines) == 2
     for line in lines:
         assert line.startswith(f"2 {threads} ['--flagfile=cluster/flags/")

@@ -174,12 +174,14 @@ def test_the_kernel_takes_what_its_shell_has_for_the_course_and_nothing_of_the_h
         "BNN_DATA_DIR": "/of a shell",
         "BNN_RUNS_DIR": "$${HOME}/runs",
         "http_proxy": "proxy:3128",
+        "CUDA_VISIBLE_DEVICES": "-1",
         "EDITOR": "vi",
     }
     data = register(tmp_path, {**outer, **shell})
     kernel = json.loads((data / "kernels" / "bnn-course" / "kernel.json").read_text())
     assert kernel["argv"][0] == sys.executable and kernel["display_name"] == "BNN course"
     assert kernel["env"]["BNN_DATA_DIR"] == "/of a shell" and kernel["env"]["http_proxy"] == "proxy:3128"
+    assert kernel["env"]["CUDA_VISIBLE_DEVICES"] == "-1"  # hides the GPUs
     assert "EDITOR" not in kernel["env"]
 
     variables = {**outer, "HOME": str(tmp_path), "JUPYTER_PATH": str(data), "PYTHONHOME": "/nowhere"}

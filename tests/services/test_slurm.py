@@ -131,12 +131,12 @@ def test_the_training_command_trains_on_both_nodes(machine, tmp_path):
     assert json.loads((tmp_path / "CNN_FC" / "summary.json").read_text())["world_size"] == 2
 
 
-def by_hand(machine, folder, program, *options, flags=("--seed=3",)):
+def by_hand(machine, folder, program, *options, flags=("--seed=3",), edits=()):
     """Submit the training script, with `program` in the command's place unless it is None; returns sbatch's process."""
     for name, place in {".venv": sys.prefix, "cluster": ROOT / "cluster", "helpers": ROOT / "helpers"}.items():
         (folder / name).symlink_to(place)
     # The jobs that wait are on these nodes too.
-    edits = [NAMED, ("#SBATCH --exclusive\n", "")]
+    edits = [NAMED, ("#SBATCH --exclusive\n", ""), *edits]
     if program:
         (folder / "rank.py").write_text(program)
         edits.append(("-m helpers.train", "rank.py"))
@@ -152,6 +152,18 @@ def test_the_script_for_submission_by_hand_starts_its_ranks_on_both_nodes(machin
     assert done.returncode == 0, done.stderr + said
     flags = ["--flagfile=cluster/flags/mnist_bnn.cfg", "--scale_learning_rate=sqrt", "--num_intra=1", "--resume"]
     assert said.count(f"2 1 {[*flags, '--seed=3']}\n") == 2
+
+
+@needs_venv
+def test_an_array_of_that_script_gives_each_job_its_seed_and_folder(machine, tmp_path):
+    """With the change that cluster/README.md shows."""
+    change = re.search(r"`(--seed=\S+ --output=\S+)`", (ROOT / "cluster" / "README.md").read_text())[1]
+    edits = [(r'--resume "\$@"', f"--resume {change}")]
+    done = ended(by_hand(machine, tmp_path, RANK, "--time=5", "--array=0-1", "--output=said-%a.txt", edits=edits))
+    for number in (0, 1):
+        said = (tmp_path / f"said-{number}.txt").read_text()
+        assert done.returncode == 0, done.stderr + said
+        assert said.count(f"'--seed={number}', '--output=build/runs/seed-{number}']\n") == 2
 
 
 @needs_venv

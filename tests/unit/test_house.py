@@ -9,6 +9,7 @@ import sys
 from helpers import ROOT
 
 import pytest
+import yaml
 
 FILES = sorted(path for room in ("helpers", "cluster") for path in (ROOT / room).rglob("*.py"))
 # ipcluster and Jupyter read these folders' files, which are no modules; apps.py runs in Balsam's environment.
@@ -104,3 +105,18 @@ def test_the_changelog_has_the_version_of_the_project_and_what_came_after_it():
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[:2] == ["Unreleased", version]
+
+
+def test_the_citation_has_the_facts_of_the_other_documents_and_names_nobody_else():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    required = {"cff-version": "1.2.0", "type": "software", "license": "MIT"}
+    assert required.items() <= citation.items() and citation["message"]
+    readme, changelog = ((ROOT / name).read_text() for name in ("README.md", "CHANGELOG.md"))
+    assert citation["title"] == readme.splitlines()[0].removeprefix("# ")
+    assert f"## {citation['version']} - {citation['date-released']}\n" in changelog
+    # The project has no named authors. Those of its references are in README too.
+    assert [list(author) for author in citation["authors"]] == [["name"]]
+    article, tutorial = citation["references"]
+    people = ", ".join(f"{one['given-names']} {one['family-names']}" for one in article["authors"])
+    assert f"- {people}. *{article['title']}.* {article['year']}." in readme
+    assert article["url"].rpartition("/")[2] in readme and f"<{tutorial['repository-code']}>" in readme

@@ -202,6 +202,22 @@ def test_plain_text_keeps_prose_and_links_alone():
     assert plain(text) == "See the notebook and this, `x`, `x` or `x`."
 
 
+def anchor(heading):
+    """Return the name that a code host gives to a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_a_document_lead_to_files_and_headings(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target, _, place in (link.partition("#") for link in re.findall(r"\]\(([^):]+)\)", text)):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        if place:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M)
+            assert place in map(anchor, headings), f"{target}#{place}"
+
+
 def test_documents_are_found():
     names = {str(path.relative_to(ROOT)) for path in DOCUMENTS}
     assert {"README.md", "cluster/HUB.md", "data/README.md", "docs/glossary.md"} <= names

@@ -22,4 +22,6 @@ export BNN_CPU_BIND=list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-8
 # nodes; it takes the nodes from PBS_NODEFILE and the layout from the variables above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$PBS_JOBID"

@@ -32,8 +32,11 @@ BIND=list:1-8:9-16:17-24:25-32:33-40:41-48:53-60:61-68:69-76:77-84:85-92:93-100
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
-# 2 minutes before the limit, timeout asks the training to save and stop.
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
+# 24 ranks of 32 images are a global batch of 768. 2 minutes before the limit, timeout asks the training to save and
+# stop.
 timeout --preserve-status --signal=USR1 3480 \
     mpiexec -n $((NODES * PPN)) -ppn "$PPN" --cpu-bind "$BIND" --env OMP_NUM_THREADS="$THREADS" \
-    python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg --scale_learning_rate=sqrt \
+    python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg --batch_size=32 --scale_learning_rate=sqrt \
     --num_intra="$THREADS" --resume

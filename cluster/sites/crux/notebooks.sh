@@ -19,4 +19,6 @@ export BNN_RANKS_PER_NODE=8 OMP_NUM_THREADS=16
 # nodes; it takes the nodes from PBS_NODEFILE and the layout from the two variables above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$PBS_JOBID"

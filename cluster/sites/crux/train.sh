@@ -24,6 +24,8 @@ THREADS=16  # threads of each rank, and the cores that --depth gives it
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # 16 ranks of 32 images are a global batch of 512. 2 minutes before the limit, timeout asks the training to save and
 # stop.
 timeout --preserve-status --signal=USR1 3480 \

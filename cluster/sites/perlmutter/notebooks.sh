@@ -23,4 +23,6 @@ export BNN_LAUNCHER_OPTIONS="--cpus-per-task=32 --gpu-bind=none"
 # nodes; it takes the nodes and tasks from Slurm and the rest from the variables above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $SLURM_JOB_ID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$SLURM_JOB_ID" "$@"

@@ -28,6 +28,8 @@ export OMP_NUM_THREADS=16           # one thread per core
 
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $SLURM_JOB_ID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # srun does not take --cpus-per-task from sbatch. Local rank 0 takes GPU 0, which is nearest to the last of the 4 NUMA
 # domains of 16 cores, hence 3,2,1,0. All ranks see all GPUs of their node, because NCCL copies between them.
 srun --cpus-per-task=32 --cpu-bind=map_ldom:3,2,1,0 --gpu-bind=none --kill-on-bad-exit=1 \

@@ -24,4 +24,6 @@ export BNN_RANKS_PER_NODE=4 OMP_NUM_THREADS=8 BNN_CPU_BIND=list:24-31:16-23:8-15
 # nodes; it takes the nodes from PBS_NODEFILE and the layout from the variables above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$PBS_JOBID"

@@ -33,6 +33,8 @@ BIND=list:24-31:16-23:8-15:0-7  # local rank 0 takes GPU 0, which is nearest to 
 NODES=$(sort -u "$PBS_NODEFILE" | wc -l)
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # 2 minutes before the limit, timeout asks the training to save and stop.
 timeout --preserve-status --signal=USR1 3480 \
     mpiexec -n $((NODES * PPN)) -ppn "$PPN" --cpu-bind "$BIND" --env OMP_NUM_THREADS="$THREADS" \

@@ -19,4 +19,6 @@ export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
 # on all nodes, with srun or mpiexec as in train.sh; it takes the nodes and tasks from Slurm.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $SLURM_JOB_ID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --output "build/$SLURM_JOB_ID" "$@"

@@ -26,11 +26,14 @@ train=(python -m helpers.train --flagfile=cluster/flags/mnist_bnn.cfg --scale_le
 
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $SLURM_JOB_ID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 if [ -x .venv/bin/mpiexec ]; then
     # MPI=wheel: srun cannot start this Open MPI, so its own mpiexec finds the job's nodes.
     exec python -m cluster.launcher -n "$SLURM_NTASKS" "${train[@]}"
 else
-    # MPI=site. srun does not take --cpus-per-task from sbatch.
+    # MPI=site. srun does not take --cpus-per-task from sbatch. If each rank believes to be alone, srun speaks another
+    # dialect than your MPI: choose one of `srun --mpi=list`, such as --mpi=pmix.
     exec srun --ntasks="$SLURM_NTASKS" --cpus-per-task="$OMP_NUM_THREADS" --cpu-bind=cores \
         --kill-on-bad-exit=1 "${train[@]}"
 fi

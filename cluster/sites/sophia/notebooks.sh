@@ -16,4 +16,6 @@ export BNN_RANKS_PER_NODE=4 OMP_NUM_THREADS=16 BNN_CPU_BIND=none
 # cluster/launcher.py starts the engines with the course's Open MPI; it takes the layout from the variables above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$PBS_JOBID"

@@ -23,6 +23,8 @@ THREADS=16  # threads of each rank: 128 cores for 8 GPUs
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
 export OMP_NUM_THREADS=$THREADS
+echo "Job $PBS_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # PBS gives the job the cores beside its GPUs, so mpiexec need not bind. 2 minutes before the limit, timeout asks the
 # training to save and stop.
 timeout --preserve-status --signal=USR1 3480 \

@@ -18,4 +18,6 @@ export BNN_LAUNCHER_OPTIONS="-j 2"
 # above.
 # shellcheck disable=SC1091  # set-up makes it
 source .venv/bin/activate
+echo "Job $COBALT_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 python -m cluster.run_notebooks --profile full --only 06 --output "build/$COBALT_JOBID"

@@ -22,11 +22,13 @@ ulimit -c 0
 PPN=4       # MPI ranks on each node
 THREADS=32  # threads of each rank; PPN * THREADS is at most 64 cores times the 2 of -j
 
+# shellcheck disable=SC1091  # set-up makes it
+source .venv/bin/activate
+echo "Job $COBALT_JOBID on $(hostname), modules: ${LOADEDMODULES:-none}"
+set -x  # prints the launch line
 # The script runs on a service node, and only aprun reaches the compute nodes. -cc depth with -d gives each rank its
 # own hardware threads. -b lets the ranks read the program from the shared file system. 2 minutes before the limit,
 # timeout asks the training to save and stop.
-# shellcheck disable=SC1091  # set-up makes it
-source .venv/bin/activate
 timeout --preserve-status --signal=USR1 3480 \
     aprun -n $((COBALT_PARTSIZE * PPN)) -N "$PPN" -cc depth -d "$THREADS" -j 2 -b \
     -e OMP_NUM_THREADS="$THREADS" -e KMP_BLOCKTIME=0 \

@@ -35,6 +35,16 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=label)
+def test_every_script_says_where_it_runs_with_which_modules_and_what_it_starts(path):
+    code = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    traced = code.index("set -x  # prints the launch line")
+    assert re.fullmatch(r'echo "Job \$\w+ on \$\(hostname\), modules: \$\{LOADEDMODULES:-none\}"', code[traced - 1])
+    # What comes after is the launch alone, so that the output holds no line of the set-up.
+    assert re.match(r"(timeout|srun|python|if) ", code[traced + 1])
+    assert not re.search(r"\b(module|source|export) ", "\n".join(code[traced + 1 :]))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=label)
 def test_every_script_is_safe_and_names_its_manual(path):
     text = path.read_text()
     prose = text.replace("\n# ", " ")
