@@ -33,6 +33,8 @@ SIGNS = "tf.cast(2 * np.random.randint(0, 2, {}) - 1, tf.float32)"
 ONE_SIDED = (
     f"lambda x, mean, scale: x @ mean + (x @ (scale * tf.random.normal(scale.shape))) * {SIGNS.format('(3, 4)')}"
 )
+WEIGHED = "(5 / (256 * np.pi ** (8 / 3)) * (35 ** (-8 / 3) - 150 ** (-8 / 3)) / 0.2) ** (3 / 5)"
+SIZE = "lambda p, q: (lambda w: (lambda v: v.sum() ** 2 / np.sum(v**2))(np.exp({})))(p - q)"
 ANSWERS = {
     "00_start_here": {
         1: (
@@ -107,6 +109,24 @@ ANSWERS = {
         3: (
             ["1.042", "(7.5 / 8 + 0.045 * 7 / 8) / (7.5 / 8)", "1.04", "'1.042'"],
             ["1 / 1.042", "4.2", "1.048", "2", "None"],
+        ),
+    },
+    "09_gravitational_waves": {
+        1: (
+            ["27", "26.9", "'27'", f"{WEIGHED} / SUN"],
+            [WEIGHED, f"{WEIGHED} / SUN / 1.09", "41", "-27", "None"],
+        ),
+        2: (["2", "2.0", "'2'"], ["4", "0.5", "np.sqrt(2)", "None"]),
+        3: (
+            [SIZE.format("w - w.max()"), SIZE.format("np.clip(w - w.max(), -700, 0)")],
+            [
+                SIZE.format("w"),
+                SIZE.format("w.max() - w"),
+                SIZE.format("0 * w"),
+                SIZE.format("w - w.max()").replace("np.sum", "np.asarray"),
+                "lambda p, q: 0.1 * len(p)",
+                "250",
+            ],
         ),
     },
     "10_batch_jobs": {
