@@ -33,6 +33,11 @@ SIGNS = "tf.cast(2 * np.random.randint(0, 2, {}) - 1, tf.float32)"
 ONE_SIDED = (
     f"lambda x, mean, scale: x @ mean + (x @ (scale * tf.random.normal(scale.shape))) * {SIGNS.format('(3, 4)')}"
 )
+GAIN = (
+    "lambda d, y: np.mean(np.log(d.mean(axis=0)[np.arange(len(y)), y])"
+    " - np.log(d[:, np.arange(len(y)), y]).mean(axis=0))"
+)
+    },
 WEIGHED = "(5 / (256 * np.pi ** (8 / 3)) * (35 ** (-8 / 3) - 150 ** (-8 / 3)) / 0.2) ** (3 / 5)"
 SIZE = "lambda p, q: (lambda w: (lambda v: v.sum() ** 2 / np.sum(v**2))(np.exp({})))(p - q)"
 ANSWERS = {
@@ -109,6 +114,32 @@ ANSWERS = {
         3: (
             ["1.042", "(7.5 / 8 + 0.045 * 7 / 8) / (7.5 / 8)", "1.04", "'1.042'"],
             ["1 / 1.042", "4.2", "1.048", "2", "None"],
+        ),
+    },
+    "08_mc_uncertainty": {
+        1: (
+            [GAIN, f"lambda d, y: float(({GAIN})(d, y))"],
+            [
+                f"lambda d, y: -({GAIN})(d, y)",
+                GAIN.replace("np.mean", "np.sum"),
+                GAIN.replace("np.mean(", "(", 1),
+                f"({GAIN})(np.ones((2, 3, 10)) / 10, np.zeros(3, int))",
+                "lambda d, y: -np.mean(np.log(d.mean(axis=0)[np.arange(len(y)), y]))",
+                "lambda d: 0",
+            ],
+        ),
+        2: (
+            [
+                "(np.log(2), 0, np.log(2), np.log(2), np.log(2), 0)",
+                "'0.69, 0, 0.69, 0.69, 0.69, 0'",
+                "[0.693, 0.0, 0.693, 0.693, 0.693, 0.0]",
+            ],
+            ["(1, 0, 1, 1, 1, 0)", "(0.69, 0.69, 0, 0.69, 0, 0.69)", "(0.69, 0, 0.69)", "0.69", "(0, 0, 0, 0, 0, 0)"],
+        ),
+        3: (["180", "180.0", "'180'", "0.09 / (2 * 0.25 * 1e-3)"], ["360", "90", "45", "600", "1000", "None"]),
+        4: (
+            ["(0.891, 0.1)", "[0.89, 0.1]", "(0.9 * 0.99, 1 / 10)"],
+            ["(0.99, 0.1)", "(89.1, 10)", "(0.891, 0.2)", "(0.9, 0.1)", "0.1", "(0.1, 0.891)"],
         ),
     },
     "09_gravitational_waves": {
