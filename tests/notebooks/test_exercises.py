@@ -116,6 +116,32 @@ ANSWERS = {
             ["1 / 1.042", "4.2", "1.048", "2", "None"],
         ),
     },
+    "04_mnist": {
+        1: (
+            [
+                "lambda p, t: p ** (1 / t) / np.sum(p ** (1 / t), axis=1, keepdims=True)",
+                "lambda p, t: np.exp(np.log(p) / t) / np.exp(np.log(p) / t).sum(axis=1)[:, None]",
+                "lambda p, t: tf.nn.softmax(tf.math.log(p) / t).numpy()",
+            ],
+            [
+                "lambda p, t: p ** (1 / t)",
+                "lambda p, t: p",
+                "lambda p, t: p**t / np.sum(p**t, axis=1, keepdims=True)",
+                "lambda p, t: tf.nn.softmax(p / t).numpy()",
+                "lambda p, t: p.mean(axis=0)",
+                "lambda p: p",
+                "2.5",
+            ],
+        ),
+        2: (
+            ["(0, 1, 0)", "'0, 1, 0'", "[0.0, 1.0, 0.0]", "'0 1 0'"],
+            ["(0, 0, 0)", "(0, 1, 1)", "(1, 1, 0)", "(0, 0.01, 4.1)", "(0, -1, 0)", "(0, 1)", "0"],
+        ),
+        3: (
+            ["5141", "(np.log(np.expm1(1.0)) - np.log(np.expm1(0.01))) / 0.001", "'5141.5'", "5150"],
+            ["10283", "990", "np.log(100) / 0.001", "1000", "5.14", "None"],
+        ),
+    },
     "08_mc_uncertainty": {
         1: (
             [GAIN, f"lambda d, y: float(({GAIN})(d, y))"],
