@@ -254,6 +254,7 @@ def test_only_the_cells_that_checks_need_are_run(tmp_path):
         "def root(value):\n    return math.sqrt(value)",
         "limits = dict(limits)",
         "raise SystemExit('this cell trains for hours')",
+        "def clear():\n    math.fsum([])\n\n\nraise SystemExit('a call of a module changes nothing that checks need')",
         "unused = 1 / 0",
     ]
     check = """answer_1 = None

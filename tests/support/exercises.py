@@ -27,18 +27,31 @@ def checks(path: Path) -> dict[int, str]:
 
 
 def needed(cells: Sequence[str], last: Sequence[str]) -> list[str]:
-    """Return those of `cells`, in their order, that define or change a name on which `last` depends."""
+    """Return those of `cells`, in their order, that define or change a name on which `last` depends.
+
+    Calling a function of a module, such as `tf.random.set_seed(1)`, does not count as a change of the module.
+    """
     wanted = set().union(*(_names(source)[2] for source in last))
+    modules = set().union(*map(_imported, cells))
     kept = []
     for source in reversed(cells):
         try:
             defined, changed, used = _names(source)
         except SyntaxError:  # a cell with %%px or another magic
             continue
-        if (defined | changed) & wanted:
+        if (defined | changed - modules) & wanted:
             kept.append(source)
             wanted = (wanted - defined) | used
     return kept[::-1]
+
+
+def _imported(source: str) -> set[str]:
+    """Return the names that a cell imports."""
+    try:
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    except SyntaxError:
+        return set()
+    return {(alias.asname or alias.name).partition(".")[0] for node in imports for alias in node.names}
 
 
 def _names(source: str) -> tuple[set[str], set[str], set[str]]:
