@@ -37,7 +37,6 @@ GAIN = (
     "lambda d, y: np.mean(np.log(d.mean(axis=0)[np.arange(len(y)), y])"
     " - np.log(d[:, np.arange(len(y)), y]).mean(axis=0))"
 )
-    },
 WEIGHED = "(5 / (256 * np.pi ** (8 / 3)) * (35 ** (-8 / 3) - 150 ** (-8 / 3)) / 0.2) ** (3 / 5)"
 SIZE = "lambda p, q: (lambda w: (lambda v: v.sum() ** 2 / np.sum(v**2))(np.exp({})))(p - q)"
 ANSWERS = {
