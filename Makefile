@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench lab kernel book book-serve lock audit clean distclean
+.PHONY: help setup run check test bench lab kernel book book-serve book-pdf lock audit clean distclean
 
 # The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
 ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
@@ -66,6 +66,9 @@ book:  ## build the book, a web site of the notebooks and the manuals that needs
 
 book-serve: book  ## build the book and serve it at http://127.0.0.1:8000
 	$(IN_VENV) python -m http.server --bind 127.0.0.1 --directory build/book 8000
+
+book-pdf: book  ## print the book as one PDF with Chromium, to build/book/book.pdf
+	$(IN_VENV) python docs/pdf.py build/book
 
 kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab
 	$(IN_VENV) python -m ipykernel install --user --name bnn-course --display-name "BNN course" \

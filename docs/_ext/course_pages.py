@@ -27,6 +27,8 @@ def _allow_webp(app: Sphinx) -> None:
 def read(app: Sphinx, docname: str, source: list[str]) -> None:
     """Change the source of a page as it is read. The files themselves stay as they are."""
     if NOTEBOOK.fullmatch(docname):
+        for extension in Path(__file__).parent.glob("*.py"):
+            app.env.note_dependency(str(extension))
         source[0] = with_times(app, docname, json.loads(source[0]))
     elif Path(app.env.doc2path(docname)).suffix == ".md":
         source[0] = without_folder_links(source[0], Path(app.env.doc2path(docname)).parent)
