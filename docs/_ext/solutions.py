@@ -12,6 +12,7 @@ Cell = dict[str, Any]
 EXERCISE = re.compile(r"^\*\*(\d+)\.\*\*", re.M)
 SOLUTION = re.compile(r"^## (?:Exercise )?(\d+)\. *(.*)$", re.M)
 LINK = re.compile(r"\[([^\]]+)\]\((solutions/[^)]+)\)")  # to a notebook that is no page of its own
+FOLD = re.compile(r"\s*(<details[^>]*>\s*<summary>.*?</summary>|</details>)\s*")  # Markdown only after an empty line
 HEADING = re.compile(r"^#{2,6} +(.*)$", re.M)
 
 
@@ -30,9 +31,8 @@ def fold(app: Sphinx, docname: str, source: list[str]) -> None:
     for cell in notebook["cells"]:
         if "check" in cell["metadata"].get("tags", []):
             cell["metadata"]["tags"].append("hide-input")
-        cell["source"] = (
-            LINK.sub(r"{download}`\1 <\2>`", _text(cell)) if cell["cell_type"] == "markdown" else cell["source"]
-        )
+        if cell["cell_type"] == "markdown":
+            cell["source"] = FOLD.sub(r"\n\n\1\n\n", LINK.sub(r"{download}`\1 <\2>`", _text(cell)))
     if path.is_file():
         app.env.note_dependency(str(path))
         solutions = json.loads(path.read_text(encoding="utf-8"))
