@@ -30,6 +30,8 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
         for extension in Path(__file__).parent.glob("*.py"):
             app.env.note_dependency(str(extension))
         source[0] = with_times(app, docname, json.loads(source[0]))
+    elif docname == "docs/bibliography":  # sphinxcontrib-bibtex fails if the file has changed and the page is not read
+        app.env.note_dependency(str(Path(app.confdir, "references.bib")))
     elif Path(app.env.doc2path(docname)).suffix == ".md":
         source[0] = without_folder_links(source[0], Path(app.env.doc2path(docname)).parent)
     if docname == app.config.root_doc:
