@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench lab kernel lock audit clean distclean
+.PHONY: help setup run check test bench lab kernel book book-serve book-pdf lock audit clean distclean
 
 # The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
 ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
@@ -24,7 +24,7 @@ endif
 
 help:  ## say what the targets are
 	@echo "Targets:"
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo "Choices, on the command line or in the environment:"
 	@sed -nE 's/^#   ([A-Z]+=[^ ]+) +/  \1\t/p' cluster/setup/setup.sh | expand -t 18
 
@@ -58,6 +58,18 @@ lab: setup  ## open JupyterLab on the notebooks
 PATTERNS := BNN_% NCCL_% %_proxy %_PROXY CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH MPICH_GPU_SUPPORT_ENABLED OMP_NUM_THREADS
 KEPT = $(foreach name,$(sort $(filter $(PATTERNS),$(.VARIABLES))),\
 	$(if $(filter environment command,$(origin $(name))),--env $(name) '$($(name))'))
+
+# The packages of the book are installed the first time that somebody asks for it, and kept up to date from then on.
+book:  ## build the book, a web site of the notebooks and the manuals that needs no network, in build/book
+	@BOOK=1 $(SETUP)
+	$(IN_VENV) sphinx-build --builder html --conf-dir docs --doctree-dir build/book-doctrees --jobs 2 --quiet --fail-on-warning --keep-going . build/book
+	@echo "The book is in build/book/index.html"
+
+book-serve: book  ## build the book and serve it at http://127.0.0.1:8000
+	$(IN_VENV) python -m http.server --bind 127.0.0.1 --directory build/book 8000
+
+book-pdf: book  ## print the book as one PDF with Chromium, to build/book/book.pdf
+	$(IN_VENV) python docs/pdf.py build/book
 
 kernel: setup  ## register the kernel "BNN course" for your JupyterHub or JupyterLab
 	$(IN_VENV) python -m ipykernel install --user --name bnn-course --display-name "BNN course" \

@@ -85,7 +85,7 @@ def run(
             results[place] = result
             try:
                 if notebook:
-                    _keep(notebook, result, models, target, links)
+                    _keep(notebook, result, models, target, links, output)
                 outputs.summarise([results[done] for done in sorted(results)], output, note)
             except OSError as error:
                 result.message = result.message or outputs.unwritten(error)
@@ -97,7 +97,7 @@ def run(
 
 
 def _keep(
-    notebook: NotebookNode, result: sweep.Result, models: Path | None, target: Path, links: dict[Path, Path]
+    notebook: NotebookNode, result: sweep.Result, models: Path | None, target: Path, links: dict[Path, Path], home: Path
 ) -> None:
     """Write the executed notebook and its page, and complete the result. A page that cannot be made fails the run."""
     page, source = "", result.run.source
@@ -106,7 +106,7 @@ def _keep(
         title = pages.title(notebook, source.stem)
         title += f" ({result.label})" if "/" in result.label else ""
         result.title = sweep.heading(title, result.run.values, result.results)
-        page = pages.page(notebook, source, target.with_suffix(".html"), links)
+        page = pages.page(notebook, source, target.with_suffix(".html"), links, home)
     except Exception as error:  # whatever readers bring, the other notebooks go on
         result.message = result.message or f"its page cannot be made ({type(error).__name__}: {_first_line(error)})"
     outputs.save(notebook, page, result.ok, target)

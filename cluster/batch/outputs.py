@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cluster.batch import pages, sweep
+from cluster.batch import mathjax, overview, pages, sweep
 from helpers import files
 
 import nbformat
@@ -88,7 +88,9 @@ def save(notebook: NotebookNode, page: str, ok: bool, target: Path) -> None:
 
 def summarise(results: list[sweep.Result], output: Path, note: str) -> None:
     """Write the index of the runs so far and, for a sweep, their table."""
-    files.write(output / "index.html", pages.index(results, output, note))
+    if not os.path.lexists(output / pages.MATHJAX):
+        files.write(output / pages.MATHJAX, mathjax.SCRIPT.read_text(encoding="utf-8"))
+    files.write(output / "index.html", overview.index(results, output, note))
     if any(result.run.values for result in results):
         files.write_csv(output / "sweep.csv", sweep.rows(results))
 

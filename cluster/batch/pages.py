@@ -1,17 +1,15 @@
-"""Turn executed notebooks into HTML pages, and a batch run into an index of them."""
+"""Turn executed notebooks into HTML pages that look like those of the book and need no network."""
 
 import base64
-import html
 import logging
 import mimetypes
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from cluster.batch import sources
-from cluster.batch.sweep import Result
 from helpers import ROOT
 
 import nbconvert
@@ -22,15 +20,13 @@ from nbformat import NotebookNode
 
 MARK = '<meta content="cluster.run_notebooks" name="generator"/>'  # by which a later run knows its own pages
 _PREFERRED = ("image/svg+xml", "image/png", "image/jpeg")  # of an attachment in several formats
-_STYLE = """
-:root { color-scheme: light dark; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
-table { border-collapse: collapse; width: 100%; }
-th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid #8888; }
-td.number { text-align: right; }
-"""
-# nbconvert's own style breaks printed lines within words.
-_PAGE_STYLE = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }"
+STYLE = Path(__file__).with_name("pages.css").read_text(encoding="utf-8")
+MATHJAX = "mathjax.js"  # name of its copy beside the index
+# As Jupyter typesets: dollars are formulas in prose and in HTML, but not in code and in what code prints.
+_MATHJAX = """window.MathJax = {
+  tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], processEscapes: true},
+  options: {enableMenu: false, ignoreHtmlClass: "jp-InputArea-editor|jp-RenderedText"},
+};"""
 
 
 class _Renderer(IPythonRenderer):
@@ -68,16 +64,15 @@ def title(notebook: NotebookNode, fallback: str) -> str:
     return heading.lstrip("#").strip().replace("`", "")
 
 
-def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, Path]) -> str:
+def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, Path], home: Path | None = None) -> str:
     """Convert an executed notebook to HTML that contains its images.
-
-    The browser fetches MathJax to typeset formulas. Without a network it shows them as LaTeX.
 
     Args:
       notebook: the executed notebook.
       source: path of the notebook that it was made from. Links in the notebook are relative to it.
       target: path that the page will have.
       pages: dict from the path of each notebook to the path of its page. Links between notebooks lead to the pages.
+      home: folder of the index, which also holds a copy of MathJax; by default that of the page.
 
     Returns:
       The HTML of the page.
@@ -102,13 +97,28 @@ def page(notebook: NotebookNode, source: Path, target: Path, pages: dict[Path, P
             tag[name] = _moved(str(tag[name]), source, target, pages)
     for cell in notebook.cells:
         _fold(soup, cell)
-    head = soup.find("head")
-    assert isinstance(head, Tag)  # nbconvert's pages have one
+    _furnish(soup, target, home or target.parent)
+    return readable(str(soup))
+
+
+def _furnish(soup: BeautifulSoup, target: Path, home: Path) -> None:
+    """Give a page the look of the book, a link to the index, and MathJax from this machine if it has formulas."""
+    head, body, main = soup.find("head"), soup.find("body"), soup.find("main")
+    assert isinstance(head, Tag) and isinstance(body, Tag) and isinstance(main, Tag)  # nbconvert's pages have them
+    for script in head.select('script[src*="mathjax" i], script[type="text/x-mathjax-config"]'):
+        script.decompose()
     head.insert(0, BeautifulSoup(MARK, "html.parser"))
     style = soup.new_tag("style")
-    style.string = _PAGE_STYLE
+    style.string = STYLE
     head.append(style)
-    return _written(str(soup))
+    runs = address(home / "index.html", target.parent)
+    bar = f'<nav class="runs-bar" aria-label="Runs"><a href="{runs}">All runs</a></nav>'
+    body.insert(0, BeautifulSoup(bar, "html.parser"))
+    if any(sign in main.get_text() for sign in ("$", "\\(", "\\[", "\\begin{")):
+        script = soup.new_tag("script")
+        script.string = _MATHJAX
+        head.append(script)
+        head.append(soup.new_tag("script", src=address(home / MATHJAX, target.parent), defer=""))
 
 
 def _interactive(notebook: NotebookNode) -> bool:
@@ -148,7 +158,7 @@ def _moved(href: str, source: Path, target: Path, pages: dict[Path, Path]) -> st
     within = goal.is_relative_to(ROOT) and target.is_relative_to(ROOT)
     if goal not in pages and not within and not os.path.exists(goal):
         return href
-    return urlsplit(href)._replace(path=_address(pages.get(goal, goal), target.parent)).geturl()
+    return urlsplit(href)._replace(path=address(pages.get(goal, goal), target.parent)).geturl()
 
 
 def _local(address: str, folder: Path) -> Path | None:
@@ -162,7 +172,7 @@ def _local(address: str, folder: Path) -> Path | None:
         return None
 
 
-def _address(path: Path, folder: Path) -> str:
+def address(path: Path, folder: Path) -> str:
     """Return the address of a file relative to `folder`, in which every sign with a meaning is escaped."""
     return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
 
@@ -184,53 +194,6 @@ def _fold(soup: BeautifulSoup, cell: NotebookNode) -> None:
             details.insert(0, summary)
 
 
-def _written(text: str) -> str:
+def readable(text: str) -> str:
     """Return a text that UTF-8 can express. Names of files may have other bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def index(results: Iterable[Result], folder: Path, note: str) -> str:
-    """Make the table of a batch run: title, status and minutes of each run, with a link to its page.
-
-    Args:
-      results: the outcomes of the runs, in the order of the table.
-      folder: folder of the index, to which the links are relative.
-      note: a sentence above the table that says what was run.
-
-    Returns:
-      The HTML of the index.
-    """
-    rows = []
-    for result in results:
-        name = html.escape(result.title)
-        if result.page:
-            name = f'<a href="{_address(result.page, folder)}">{name}</a>'
-        status = "done" if result.ok else f"<strong>failed</strong>: {html.escape(result.message)}"
-        rows.append(
-            f'<tr><th scope="row">{name}</th><td>{status}</td><td class="number">{result.minutes:.1f}</td></tr>'
-        )
-    made = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{MARK}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Executed notebooks</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>Executed notebooks</h1>
-<p>{html.escape(note)}</p>
-<table>
-<thead><tr><th scope="col">Notebook</th><th scope="col">Status</th><th scope="col">Minutes</th></tr></thead>
-<tbody>
-{os.linesep.join(rows)}
-</tbody>
-</table>
-<p>The pages need a network only for formulas, which MathJax typesets. Without a network you see them as LaTeX.</p>
-</main>
-</body>
-</html>
-"""
-    return _written(made)

@@ -102,7 +102,7 @@ def record(**values: float | str) -> None:
             plain[name] = int(value) if isinstance(value, numbers.Integral) else float(value)
         else:
             raise ValueError(f"sweep.record takes finite numbers and texts of one line, but {name} is {value!r}")
-    text = ", ".join(f"{name} {_short(value)}" for name, value in plain.items())
+    text = ", ".join(f"{name} {short(value)}" for name, value in plain.items())
     display({KIND: plain, "text/plain": text}, raw=True)
 
 
@@ -182,13 +182,13 @@ def rows(done: Iterable[Result]) -> list[dict[str, Any]]:
 def heading(title: str, values: dict[str, Any], found: dict[str, float | str]) -> str:
     """Return a run's heading in the index: the notebook's title, the swept values and the results."""
     chosen = ", ".join(f"{name} {shown(value)}" for name, value in values.items())
-    came = ", ".join(f"{name} {_short(value)}" for name, value in found.items())
+    came = ", ".join(f"{name} {short(value)}" for name, value in found.items())
     return title + (f"; {chosen}" if chosen else "") + (f": {came}" if came else "")
 
 
 def as_text(table: list[dict[str, Any]]) -> str:
     """Format the rows as aligned columns for a terminal, numbers with four significant digits."""
-    cells = [list(table[0])] + [[_short(value) for value in row.values()] for row in table]
+    cells = [list(table[0])] + [[short(value) for value in row.values()] for row in table]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
@@ -217,6 +217,6 @@ def _free(name: str, kind: str, taken: Collection[str]) -> str:
     return name
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """Return a value as text, a float with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,9 +10,10 @@
 #   GPU=1          take TensorFlow's CUDA packages, and compile Horovod with NCCL (needs nvcc)
 #   MPI=wheel      take Open MPI from the package index (the default)
 #   MPI=site       compile mpi4py and Horovod against this machine's own MPI: MPICC, or mpicc or (Cray) cc on PATH
+#   BOOK=1         add Sphinx and what else `make book` needs, which needs Python 3.11 or later
 #   PYTHON=...     the Python to use; else the first that fits of python3, python3.13, 3.12, 3.11, 3.14, 3.10
 #   JOBS=...       compilers that run at a time; else one a core, as far as the memory suffices
-# HOROVOD, MPI and GPU are kept for later set-ups of the same environment, until another value is given.
+# HOROVOD, MPI, GPU and BOOK are kept for later set-ups of the same environment, until another value is given.
 # Inside the conda environment of environment.yml, which sets BNN_ENVIRONMENT=active, the packages go into that
 # environment, and no .venv is made.
 #
@@ -33,6 +34,7 @@ before() {
     echo "${found:-$2}"
 }
 horovod=${HOROVOD:-$(before HOROVOD 1)} mpi=${MPI:-$(before MPI wheel)} gpu=${GPU:-$(before GPU 0)}
+book=${BOOK:-$(before BOOK 0)}
 
 # Settings of the machine that would bring foreign packages into the environment, or have TensorFlow's modules compiled
 # by every process anew.
@@ -55,6 +57,7 @@ version() { sed -n "s/^$1==\([^ ;]*\).*/\1/p" requirements.lock | head -n 1; }
 chosen() {
     local extras=none
     [ "$gpu" = 0 ] || extras+="|gpu"
+    [ "$book" = 0 ] || extras+="|book"
     # Horovod is compiled, and so is mpi4py for MPI=site.
     [ "$horovod$mpi" != 1wheel ] || extras+="|horovod"
     locked drop horovod | with_extras "$extras"
@@ -140,6 +143,7 @@ run_command() { PATH="$venv/bin:$PATH" "$@"; }
 case $horovod in 0 | 1) ;; *) die "HOROVOD is '$horovod'; it can be 1 (the default) or 0" ;; esac
 case $mpi in wheel | site) ;; *) die "MPI is '$mpi'; it can be wheel (the default) or site" ;; esac
 case $gpu in 0 | 1) ;; *) die "GPU is '$gpu'; it can be 0 (the default) or 1" ;; esac
+case $book in 0 | 1) ;; *) die "BOOK is '$book'; it can be 0 (the default) or 1" ;; esac
 case ${JOBS:-1} in 0* | *[!0-9]*) die "JOBS is '$JOBS'; it can be 1 or more" ;; esac
 
 # One set-up at a time in this folder. The file is opened for writing, because NFS locks no other, and is not changed.
@@ -153,7 +157,7 @@ if [ "$horovod" = 1 ]; then
     [ "$mpi" = wheel ] || find_site_mpi
     [ "$gpu" = 0 ] || find_cuda
 fi
-wanted="$PWD: HOROVOD=$horovod MPI=$mpi GPU=$gpu $mpicc $mpi_version $cuda"
+wanted="$PWD: HOROVOD=$horovod MPI=$mpi GPU=$gpu BOOK=$book $mpicc $mpi_version $cuda"
 wanted+=$(cat pyproject.toml requirements.lock cluster/setup/*.sh cluster/setup/*.patch | cksum)
 if up_to_date; then
     exec 9>&-

@@ -120,3 +120,15 @@ def test_the_citation_has_the_facts_of_the_other_documents_and_names_nobody_else
     people = ", ".join(f"{one['given-names']} {one['family-names']}" for one in article["authors"])
     assert f"- {people}. *{article['title']}.* {article['year']}." in readme
     assert article["url"].rpartition("/")[2] in readme and f"<{tutorial['repository-code']}>" in readme
+
+
+def test_the_citation_has_the_version_of_the_project():
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_workflows_name_actions_by_a_commit():
+    """A tag can be moved to other code, a commit cannot."""
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), action

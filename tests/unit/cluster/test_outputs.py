@@ -3,7 +3,7 @@
 import json
 import os
 
-from cluster.batch import outputs, pages
+from cluster.batch import outputs, overview, pages
 
 import nbformat
 import pytest
@@ -57,7 +57,7 @@ def test_pages_and_tables_of_others_are_never_replaced(tmp_path, copy, name):
 def test_what_a_run_wrote_is_replaced_by_the_next_one(tmp_path, copy):
     ours(copy, exception=True)
     copy.with_suffix(".html").write_text(f"<html><head>{pages.MARK}</head></html>")
-    (tmp_path / "index.html").write_text(pages.index([], tmp_path, "a note"))
+    (tmp_path / "index.html").write_text(overview.index([], tmp_path, "a note"))
     (tmp_path / "sweep.csv").write_text("notebook,epochs,status,minutes\n")
     outputs.check(tmp_path, [copy], [], swept=True)
     # The first edition's pages had no mark, and its index is known by its heading.

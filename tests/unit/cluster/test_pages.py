@@ -1,10 +1,8 @@
 """Test that the page of a notebook shows what Jupyter shows. No kernel runs here."""
 
 import base64
-import html
-import re
 
-from cluster.batch import pages, sources, sweep
+from cluster.batch import mathjax, pages, sources
 
 import nbformat
 import pytest
@@ -144,19 +142,17 @@ def test_scripts_for_widgets_are_there_where_widgets_are(folder):
     assert "require.min.js" not in str(without) and "a bar" in without.select_one("main").get_text()
 
 
-def test_the_index_escapes_names_and_leads_to_every_page(tmp_path):
-    names = ["Übung #2 (50%)", "a?b", "a:b", 'x"y<z>', "\udce9"]
-    runs = [sweep.Run(tmp_path / f"{name}.ipynb", name, {}, {}) for name in names]
-    done = [sweep.Result(run, run.name, 0.1, page=tmp_path / "notebooks" / f"{run.name}.html") for run in runs]
-    text = pages.index(done, tmp_path, "a note")
-    assert re.findall('href="([^"]*)"', text) == [
-        "notebooks/%C3%9Cbung%20%232%20%2850%25%29.html",
-        "notebooks/a%3Fb.html",
-        "notebooks/a%3Ab.html",
-        "notebooks/x%22y%3Cz%3E.html",
-        "notebooks/%E9.html",
-    ]
-    assert html.escape('x"y<z>') in text and text.encode()
+def test_formulas_need_no_network(folder):
+    soup = shown(folder, "An example is $x^2$.")
+    scripts = [script["src"] for script in soup.select("script[src]")]
+    assert scripts == [pages.MATHJAX], "beside the index, which is here the page's own folder"
+    assert r'["\\(", "\\)"]' in str(soup) and not soup.select('script[type="text/x-mathjax-config"]')
+    assert not shown(folder, "No formula.").select("script[src]"), "so that the page is smaller"
+    assert mathjax.SCRIPT.stat().st_size > 2_000_000
+
+
+def test_a_page_leads_to_the_index_of_all_runs(folder):
+    assert shown(folder, "Text.").select_one("nav a")["href"] == "index.html"
 
 
 def test_a_notebook_as_it_is_read_can_be_shown(folder):
