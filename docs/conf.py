@@ -13,7 +13,7 @@ sys.path += [str(ROOT), str(ROOT / "docs" / "_ext")]
 
 from cluster.batch import mathjax  # noqa: E402
 
-project = "Bayesian neural networks on many nodes"
+project = "Bayesian neural networks"
 html_title = project
 author = "the authors of the course"
 language = "en"
@@ -93,6 +93,7 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search field is in the sidebar
     "use_download_button": True,
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",
