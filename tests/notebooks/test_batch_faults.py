@@ -52,7 +52,7 @@ def test_a_full_disk_is_told_and_the_copy_that_was_there_stays(tmp_path):
     big = notebook(tmp_path, "02_big.ipynb", fill="print('x' * 3_000_000)", after="print('and more')")
     done = alone(
         f"""
-        mkdir {out} {kept}; mount -t tmpfs -o size=2m none {out}
+        mkdir {out} {kept}; mount -t tmpfs -o size=5m none {out}
         {batch(fine, "--output", out)}
         cp {out}/notebooks/01_good.ipynb {kept}/before
         {batch(big, "--output", out)} || echo status $? >&2

@@ -94,7 +94,7 @@ def test_notebooks_of_one_name_have_copies_pages_and_rows_of_their_own(tmp_path)
         [f"{part}/x__seed=1", part, "1"] for part in parts
     ]
     links = re.findall('href="([^"]*)"', (out / "index.html").read_text())
-    assert [unquote(link) for link in links] == [f"notebooks/{part}/x__seed=1.html" for part in parts]
+    assert [unquote(link) for link in links] == [*(f"notebooks/{part}/x__seed=1.html" for part in parts), "sweep.csv"]
     assert [row["notebook"] for row in sweep.rows(done)] == ["part1/x", "part2/x"]
 
 
