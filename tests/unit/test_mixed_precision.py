@@ -74,7 +74,10 @@ CASES = [
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("cls, case", CASES)
 def test_a_layer_computes_in_half_precision_what_it_does_in_float32(cls, case, precision):
-    """Of equal noise, each output is the sum of at most 100 products that are rounded, and so is each gradient."""
+    """Of equal noise, each output is the sum of at most 100 products that are rounded, and so is each gradient.
+
+    Some processors also round the sums, whose errors then add up as the square root of their number, 10.
+    """
     results = []
     for dtype in ("float32", keras.mixed_precision.Policy(f"mixed_{precision}")):
         layer, x = layer_for(cls, case, dtype=dtype, seed=2)
@@ -86,7 +89,7 @@ def test_a_layer_computes_in_half_precision_what_it_does_in_float32(cls, case, p
     assert computed == precision
     for exact, found in zip(*results, strict=True):
         apart = np.linalg.norm(np.asarray(found, np.float32) - exact) / np.linalg.norm(exact)
-        assert 0 < apart < 4 * HALF[precision]
+        assert 0 < apart < 10 * HALF[precision]
 
 
 def test_a_kl_estimated_from_the_draw_is_computed_in_float32_and_a_clone_keeps_its_policy():
