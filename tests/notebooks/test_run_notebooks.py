@@ -73,6 +73,7 @@ def test_links_out_of_the_notebooks_lead_to_their_place_in_the_course():
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(links)])
     page = pages.page(made, source, target, {source.with_name("02_z.ipynb"): target.with_name("02_z.html")})
     assert re.findall(r'<a href="([^"]*)"', page) == [
+        "index.html",
         "../../README.md",
         "../../notebooks/solutions/01_y.ipynb#z",
         "02_z.html",
