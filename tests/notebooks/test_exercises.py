@@ -141,6 +141,33 @@ ANSWERS = {
             ["10283", "990", "np.log(100) / 0.001", "1000", "5.14", "None"],
         ),
     },
+    "06_horovod": {
+        1: (["2", "2.0", "'2'", "np.float64(2)"], ["0.5", "1", "4", "1 / 2", "'twice'", "None"]),
+        2: (
+            [
+                "lambda g, n: np.tensordot(n, g, 1) / n.sum()",
+                "lambda g, n: np.average(g, axis=0, weights=n)",
+                "lambda g, n: list(sum(k * row for k, row in zip(n, g)) / sum(n))",
+            ],
+            [
+                "lambda g, n: g.mean(axis=0)",
+                "lambda g, n: n @ g",
+                "lambda g, n: n @ g / len(n)",
+                "lambda g, n: g / n[:, None]",
+                "lambda g, n: np.average(g, axis=0, weights=1 / n)",
+                "lambda g: g",
+                "2",
+            ],
+        ),
+        3: (
+            ["(117, 96)", "'117, 96'", "[117.0, 96]", "(60_000 // 512, 60_000 % 512)"],
+            ["(937, 32)", "(118, 0)", "(117, 0)", "(117.1875, 0)", "(96, 117)", "117"],
+        ),
+        4: (
+            ["(0.75, 8.25)", "'0.75 8.25'", "[12 / 16, 8 + 4 / 16]"],
+            ["(8.25, 0.75)", "(0.75, 0.75)", "(0.75, 12)", "(12, 12)", "(4.5, 8.25)", "0.75"],
+        ),
+    },
     "08_mc_uncertainty": {
         1: (
             [GAIN, f"lambda d, y: float(({GAIN})(d, y))"],
