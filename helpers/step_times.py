@@ -116,10 +116,10 @@ def rows(options: argparse.Namespace, world: World) -> list[dict]:
     """Measure all points that the options name, one after the other.
 
     Returns:
-      A dict for each point and round. `step` and `alone` are seconds for a step on the slowest rank, with the all-reduce
-      and without it. `waiting` are the seconds by which the slowest rank's step without it is longer than that of the
-      rank in the middle, averaged over the steps of a round. `cores` are those of all nodes; `batch_size` are the
-      examples of each rank; `host` and `device` are those of rank 0.
+      A dict for each point and round. `step` and `alone` are seconds for a step on the slowest rank, with the
+      all-reduce and without it. `waiting` are the seconds by which the slowest rank's step without it is longer than
+      that of the rank in the middle, averaged over the steps of a round. `cores` are those of all nodes; `batch_size`
+      are the examples of each rank; `host` and `device` are those of rank 0.
     """
     hosts = world.gather_objects(socket.gethostname())
     cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
