@@ -1,11 +1,11 @@
 """Pass packets between network namespaces with a delay and a rate, as a switch with long cables would.
 
-`python -m cluster.simulate.link DELAY RATE NAMESPACE...` gives each namespace a device `eth0`, says "ready", and runs until
-it is ended or its standard input is closed. It takes the place of netem, which is a module that many kernels lack.
+`python -m cluster.simulate.link DELAY RATE NAMESPACE...` gives each namespace a device `eth0`, says "ready", and runs
+until it is ended or its standard input is closed. It takes the place of netem, which is a module that many kernels lack.
 
-The model of the network is that of the simulation: each host has one cable to the switch, which carries RATE bits a second
-in each direction. A packet is on its way for DELAY seconds and its length over RATE. Packets that meet wait for each other
-at the sender's end and at the receiver's, no packet is lost, and the switch itself costs no time.
+The model of the network is that of the simulation: each host has one cable to the switch, which carries RATE bits a
+second in each direction. A packet is on its way for DELAY seconds and its length over RATE. Packets that meet wait for
+each other at the sender's end and at the receiver's, no packet is lost, and the switch itself costs no time.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _TUN_WITH_HEADER = 0x0001 | 0x1000 | 0x4000  # IFF_TUN, IFF_NO_PI, IFF_VNET_HDR
 _CHECKSUM_AND_SEGMENTS = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6
 _HEADER = 10  # bytes of struct virtio_net_hdr
 _LONGEST = 1 << 17
-_FRAME, _SEGMENT = 58, 1448  # bytes that TCP, IP and Ethernet add to a segment, and the longest segment
+_FRAME, _PACKET = 38, 1500  # bytes that Ethernet adds to a packet (preamble, header, checksum, gap), and the longest packet
 _PRIORITY = 10
 
 
@@ -61,7 +61,7 @@ class Switch:
           target: likewise.
           size: bytes of the IP packet, which may stand for several segments of TCP.
         """
-        duration = (size + _FRAME * (1 + size // _SEGMENT)) * self.seconds_per_byte
+        duration = (size + _FRAME * -(-size // _PACKET)) * self.seconds_per_byte
         start = max(now, self.sent[source])
         self.sent[source] = start + duration
         # The first bit can leave the switch before the last has come, because both cables have the same rate.

@@ -23,6 +23,7 @@ from helpers import ROOT
 
 PREFIX = "bnn"  # of the names of namespaces. The number of the process that made them follows.
 _SECONDS = 20  # limit for each command that makes or removes a part of the network
+_BURST_SECONDS = 1e-3  # what a sender hands to the network ahead of time
 _GRACE = 3.0  # seconds from SIGTERM to SIGKILL for what still runs in a namespace
 # The host's name is changed in a UTS namespace of the command, so this machine keeps its own.
 _RENAME = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
@@ -143,6 +144,14 @@ def _forwarded(hosts: list[Host], delay: float, rate: float | None) -> Iterator[
         for host in hosts:
             _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
             _ip("-n", host.name, "link", "set", "eth0", "up", "txqueuelen", "10000")
+            # Windows that were opened stay open, as on clusters, and no window depends on a guess of the rate.
+            settings = "echo reno >tcp_congestion_control && echo 0 >tcp_slow_start_after_idle"
+            subprocess.run(host.command("sh", "-c", f"cd /proc/sys/net/ipv4 && {settings}"), check=True, timeout=_SECONDS)
+            if rate:
+                # Without this queue a sender's acknowledgements would wait behind all that it wants to send.
+                burst = max(rate / 8 * _BURST_SECONDS, 3200)
+                words = f"qdisc add dev eth0 root tbf rate {rate:.0f}bit burst {burst:.0f} latency 20s"
+                subprocess.run(["tc", "-n", host.name, *words.split()], check=True, timeout=_SECONDS)
         yield
     finally:
         process.kill()
