@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", required=True, help="bytes of an all-reduce, a multiple of 4")
     parser.add_argument("--what", nargs="+", default=WHAT, choices=WHAT, help="what is timed")
     parser.add_argument("--repeats", type=int, default=7, help="number of measurements of each size")
-    parser.add_argument("--seconds", type=float, default=2.0, help="fewer measurements where they would take longer")
+    parser.add_argument("--seconds", type=float, default=1.0, help="fewer measurements where they would take longer")
     parser.add_argument("--margin", type=float, default=0.02, help="seconds from the agreement on a begin to the begin")
     options = parser.parse_args(arguments)
     from mpi4py import MPI

@@ -23,7 +23,7 @@ from helpers import ROOT
 
 PREFIX = "bnn"  # of the names of namespaces. The number of the process that made them follows.
 _SECONDS = 20  # limit for each command that makes or removes a part of the network
-_BURST_SECONDS = 1e-3  # what a sender hands to the network ahead of time
+_BURST_SECONDS = 1.5e-3  # what a sender hands to the network at once; few long packets are less work than many
 _GRACE = 3.0  # seconds from SIGTERM to SIGKILL for what still runs in a namespace
 # The host's name is changed in a UTS namespace of the command, so this machine keeps its own.
 _RENAME = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
@@ -149,8 +149,9 @@ def _forwarded(hosts: list[Host], delay: float, rate: float | None) -> Iterator[
             subprocess.run(host.command("sh", "-c", f"cd /proc/sys/net/ipv4 && {settings}"), check=True, timeout=_SECONDS)
             if rate:
                 # Without this queue a sender's acknowledgements would wait behind all that it wants to send.
-                burst = max(rate / 8 * _BURST_SECONDS, 3200)
-                words = f"qdisc add dev eth0 root tbf rate {rate:.0f}bit burst {burst:.0f} latency 20s"
+                burst = round(min(max(rate / 8 * _BURST_SECONDS, 3200), 80_000))
+                _ip("-n", host.name, "link", "set", "eth0", "gso_max_size", str(min(burst - 200, 65536)))
+                words = f"qdisc add dev eth0 root tbf rate {rate:.0f}bit burst {burst} latency 20s"
                 subprocess.run(["tc", "-n", host.name, *words.split()], check=True, timeout=_SECONDS)
         yield
     finally:

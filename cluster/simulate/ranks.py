@@ -47,17 +47,19 @@ def measure(
         "coll_tuned_use_dynamic_rules": "1", "coll_tuned_allreduce_algorithm": number, "mpi_yield_when_idle": "1",
         "btl": "self,tcp" if hosts else "self,vader", "oob_tcp_if_include": "eth0" if hosts else "127.0.0.0/8",
     }  # fmt: skip
-    words = ["mpiexec", "-n", str(ranks), "--bind-to", "none"]
+    words = ["mpiexec", "-n", str(ranks)]
     if hosts:
         settings |= {"btl_tcp_if_include": "eth0", "plm_rsh_agent": hosts[0].agent}
-        words += ["--host", ",".join(f"{host.name}:1" for host in hosts)]
+        words += ["--bind-to", "none", "--host", ",".join(f"{host.name}:1" for host in hosts)]
     else:
-        words += ["--oversubscribe"]
+        words += ["--map-by", "core:oversubscribe", "--bind-to", "core:overload-allowed"]
     words += [word for key, value in settings.items() for word in ("--mca", key, value)]
     words += [sys.executable, "-m", "cluster.simulate.measure", "--sizes", *map(str, sizes), "--what", *what]
     words += ["--margin", str(margin), "--repeats", str(repeats)]
     command = hosts[0].command(*words) if hosts else words
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    # Otherwise each call asks the kernel for its buffers anew, which takes longer than the sums.
+    allowed |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
     process = subprocess.Popen(
         [*supervise.command(ROOT), *command], cwd=ROOT, env={**os.environ, **allowed, "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
