@@ -25,7 +25,10 @@ _TUN_WITH_HEADER = 0x0001 | 0x1000 | 0x4000  # IFF_TUN, IFF_NO_PI, IFF_VNET_HDR
 _CHECKSUM_AND_SEGMENTS = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6
 _HEADER = 10  # bytes of struct virtio_net_hdr
 _LONGEST = 1 << 17
-_FRAME, _PACKET = 38, 1500  # bytes that Ethernet adds to a packet (preamble, header, checksum, gap), and the longest packet
+_FRAME, _PACKET = (
+    38,
+    1500,
+)  # bytes that Ethernet adds to a packet (preamble, header, checksum, gap), and the longest packet
 _PRIORITY = 10
 
 

@@ -146,7 +146,9 @@ def _forwarded(hosts: list[Host], delay: float, rate: float | None) -> Iterator[
             _ip("-n", host.name, "link", "set", "eth0", "up", "txqueuelen", "10000")
             # Windows that were opened stay open, as on clusters, and no window depends on a guess of the rate.
             settings = "echo reno >tcp_congestion_control && echo 0 >tcp_slow_start_after_idle"
-            subprocess.run(host.command("sh", "-c", f"cd /proc/sys/net/ipv4 && {settings}"), check=True, timeout=_SECONDS)
+            subprocess.run(
+                host.command("sh", "-c", f"cd /proc/sys/net/ipv4 && {settings}"), check=True, timeout=_SECONDS
+            )
             if rate:
                 # Without this queue a sender's acknowledgements would wait behind all that it wants to send.
                 burst = round(min(max(rate / 8 * _BURST_SECONDS, 3200), 80_000))

@@ -23,6 +23,7 @@ def measure(
     margin: float = 0.02,
     timeout: float = 200.0,
     repeats: int = 7,
+    eager_bytes: int = 65536,
 ) -> list[dict[str, Any]]:
     """Time all-reduces of Open MPI.
 
@@ -35,6 +36,7 @@ def measure(
       margin: seconds before each measurement, longer than a broadcast needs.
       timeout: seconds after which the launch is ended.
       repeats: number of measurements of each size.
+      eager_bytes: between hosts, from this size on a message waits until its receiver has answered.
 
     Returns:
       One row for each measurement: what, bytes, repeats, low, seconds (the median), high.
@@ -49,7 +51,9 @@ def measure(
     }  # fmt: skip
     words = ["mpiexec", "-n", str(ranks)]
     if hosts:
-        settings |= {"btl_tcp_if_include": "eth0", "plm_rsh_agent": hosts[0].agent}
+        settings |= {"btl_tcp_if_include": "eth0", "plm_rsh_agent": hosts[0].agent, "btl_tcp_free_list_num": "2"}
+        limits = ("btl_tcp_eager_limit", "btl_tcp_rndv_eager_limit", "btl_tcp_max_send_size")
+        settings |= {name: str(eager_bytes) for name in limits} | {"btl_tcp_free_list_inc": "2"}
         words += ["--bind-to", "none", "--host", ",".join(f"{host.name}:1" for host in hosts)]
     else:
         words += ["--map-by", "core:oversubscribe", "--bind-to", "core:overload-allowed"]

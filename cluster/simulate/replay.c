@@ -4,12 +4,14 @@
  *     replay SUM COMPUTE BYTES...
  *
  * SUM: seconds that a rank needs to add one byte of gradients to another one. SMPI counts no time for sums by itself.
- * COMPUTE: seconds of computing before the first all-reduce.
+ * COMPUTE: seconds of computing before the first all-reduce. If it is negative, each all-reduce is timed by itself: it
+ * begins when every rank has ended the one before.
  * BYTES: of each bucket, a multiple of 4, in the order in which they are reduced.
  *
  * Rank 0 prints the seconds from the moment at which all ranks begin to compute to the moment at which the last rank has
  * the sum: one line for each bucket, with its bytes, the seconds of this all-reduce, and the seconds since the beginning.
  */
+#include <math.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,17 @@ static void add(void *from, void *to, int *count, MPI_Datatype *type)
     smpi_execute(*count * sizeof(float) * seconds_per_byte);
 }
 
+/* Let all ranks begin at one moment and return it. This needs no message, because the simulated clock is the same
+ * everywhere, and no all-reduce takes as long as the pause. */
+static double meet(void)
+{
+    const double step = 1000.0;
+    double pause = step - fmod(MPI_Wtime(), step);
+    struct timespec left = {(time_t)pause, (long)((pause - (time_t)pause) * 1e9)};
+    nanosleep(&left, NULL);
+    return MPI_Wtime();
+}
+
 int main(int argc, char **argv)
 {
     int rank;
@@ -35,15 +48,14 @@ int main(int argc, char **argv)
     seconds_per_byte = atof(argv[1]);
     MPI_Op_create(add, 1, &sum);
 
-    /* The simulated clock is the same everywhere, so that all ranks can begin at one moment without a message. */
-    double begin = 1.0, pause = begin - MPI_Wtime();
-    struct timespec left = {(time_t)pause, (long)((pause - (time_t)pause) * 1e9)};
-    nanosleep(&left, NULL);
-    begin = MPI_Wtime();
-    smpi_execute(atof(argv[2]));
+    double compute = atof(argv[2]), begin = meet();
+    if (compute > 0)
+        smpi_execute(compute);
     for (int bucket = 3; bucket < argc; bucket++) {
         size_t bytes = strtoul(argv[bucket], NULL, 10);
         void *from = SMPI_SHARED_MALLOC(bytes), *to = SMPI_SHARED_MALLOC(bytes);
+        if (compute < 0 && bucket > 3)
+            begin = meet();
         double times[2] = {MPI_Wtime()}, latest[2];
         MPI_Allreduce(from, to, (int)(bytes / sizeof(float)), MPI_FLOAT, sum, MPI_COMM_WORLD);
         times[1] = MPI_Wtime();

@@ -25,8 +25,7 @@ class Costs:
     """What a message and a sum cost beside the links of the platform.
 
     Attributes:
-      overhead: seconds that both ranks together need for a message, which are added to its latency.
-      handshake: seconds that are added once more if a message waits for its receiver.
+      overhead: seconds that a rank needs to send a message, before its first byte leaves.
       eager_bytes: from this size on a message waits for its receiver: two short messages go before it.
       bandwidth: share of a link's rate that is left for the bytes of a message.
       sum: seconds to add one byte of gradients.
@@ -56,7 +55,7 @@ def compiled(folder: Path) -> Path:
     if reason:
         raise SimulationError(reason)
     program = folder / "replay"
-    words = ["smpicc", "-O2", str(REPLAY), "-o", str(program)]
+    words = ["smpicc", "-O2", str(REPLAY), "-o", str(program), "-lm"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
     if done.returncode:
         raise SimulationError(f"smpicc cannot compile {REPLAY.name}: {done.stderr.strip()[-500:]}")
@@ -90,7 +89,7 @@ def simulate(
     compute: float = 0.0,
     timeout: float = 120.0,
 ) -> list[tuple[int, float, float]]:
-    """Simulate one training step.
+    """Simulate one training step, or several all-reduces by themselves.
 
     Args:
       program: what `compiled` returned.
@@ -99,7 +98,7 @@ def simulate(
       algorithm: SMPI's name of the all-reduce: lr, rab, rdb or redbcast.
       buckets: bytes of each all-reduce.
       costs: of messages and sums.
-      compute: seconds before the first all-reduce.
+      compute: seconds before the first all-reduce. If it is negative, all ranks begin each all-reduce at one moment.
       timeout: seconds after which the simulation is ended.
 
     Returns:
@@ -116,7 +115,8 @@ def simulate(
             "smpi/allreduce": algorithm, "smpi/simulate-computation": "no", "smpi/host-speed": "1Gf",
             "smpi/cpu-threshold": "0", "network/crosstraffic": "0", "smpi/bw-factor": f"0:{costs.bandwidth}",
             "smpi/lat-factor": f"0:1;{costs.eager_bytes}:3", "smpi/send-is-detached-thresh": f"{costs.eager_bytes}",
-            "smpi/tmpdir": folder, "network/TCP-gamma": "1e12",
+            "smpi/tmpdir": folder, "network/TCP-gamma": "1e12", "smpi/os": f"0:{costs.overhead}:0:0:0",
+            "smpi/ois": f"0:{costs.overhead}:0:0:0",
         }  # fmt: skip
         words = ["smpirun", "-np", str(len(places)), "-platform", str(xml), "-hostfile", str(hosts)]
         words += [f"--cfg={key}:{value}" for key, value in settings.items()]
