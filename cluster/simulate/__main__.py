@@ -2,8 +2,8 @@
 
     python -m cluster.simulate --platforms theta --nodes 2 128 1024 --output build/simulate/allreduce.csv
 
-Each row is one all-reduce on one network, with every assumption in a column. The command needs SimGrid, which the course
-does not install. It runs no MPI and imports no TensorFlow.
+Each row is one all-reduce on one network, with every assumption in a column. The command needs SimGrid, which the
+course does not install. It runs no MPI and imports no TensorFlow.
 """
 
 import argparse

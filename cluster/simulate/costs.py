@@ -1,8 +1,8 @@
 """What an all-reduce costs by formula, and a fit of such formulae to measured times.
 
 The formulae count what one rank does: `messages` that it sends one after the other, `bytes` that it sends, and `sums`,
-the bytes that it adds. A message of m bytes costs alpha + m beta, and a sum of m bytes costs m gamma (Thakur, Rabenseifner
-and Gropp 2005, "Optimization of collective communication operations in MPICH", section 3).
+the bytes that it adds. A message of m bytes costs alpha + m beta, and a sum of m bytes costs m gamma (Thakur,
+Rabenseifner and Gropp 2005, "Optimization of collective communication operations in MPICH").
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,8 +46,8 @@ def ring(ranks: int) -> Cost:
 def rabenseifner(ranks: int) -> Cost:
     """Return the cost of Rabenseifner's algorithm (Thakur, Rabenseifner and Gropp 2005).
 
-    It halves the distance and the bytes in each step of a reduce-scatter, and doubles them in an all-gather. The formula
-    holds for powers of two, and a little more is needed in between.
+    It halves the distance and the bytes in each step of a reduce-scatter, and doubles them in an all-gather. The
+    formula holds for powers of two, and a little more is needed in between.
     """
     return Cost(2 * np.log2(ranks), 2 * (ranks - 1) / ranks, (ranks - 1) / ranks)
 

@@ -1,7 +1,7 @@
 """Pass packets between network namespaces with a delay and a rate, as a switch with long cables would.
 
 `python -m cluster.simulate.link DELAY RATE NAMESPACE...` gives each namespace a device `eth0`, says "ready", and runs
-until it is ended or its standard input is closed. It takes the place of netem, which is a module that many kernels lack.
+until it is ended or its standard input is closed. It takes the place of netem, which many kernels lack.
 
 The model of the network is that of the simulation: each host has one cable to the switch, which carries RATE bits a
 second in each direction. A packet is on its way for DELAY seconds and its length over RATE. Packets that meet wait for

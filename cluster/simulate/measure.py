@@ -4,8 +4,8 @@
 
 prints one line of CSV for each measurement: what was timed, bytes, repeats, and the lower quartile, median and upper
 quartile in seconds. A message is timed there and back, and half of that is printed. All ranks must be on one machine,
-because they agree on the moment at which a measurement begins by its clock. A measurement lasts from the moment at which
-the last rank begins to the moment at which the last rank has ended.
+because they agree on the moment at which a measurement begins by its clock. A measurement lasts from the moment at
+which the last rank begins to the moment at which the last rank has ended.
 """
 
 import argparse
