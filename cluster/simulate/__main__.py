@@ -146,8 +146,8 @@ def sweep(options: argparse.Namespace, program: Path) -> Iterator[list[dict[str,
             "took_seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
         return [
-            {"platform": name, "nodes": nodes, "model": model, "bytes": size, "algorithm": algorithm, "network": network,
-             "milliseconds": f"{times[index][1] * 1e3:.6f}" if times else "", **assumed}
+            {"platform": name, "nodes": nodes, "model": model, "bytes": size, "algorithm": algorithm,
+             "network": network, "milliseconds": f"{times[index][1] * 1e3:.6f}" if times else "", **assumed}
             for index, (model, size) in enumerate(models.items())
         ]  # fmt: skip
 

@@ -26,6 +26,7 @@ CALIBRATION = (1.0, 0.1)  # milliseconds and Gbit/s at which the cost of a messa
 NEVER = 1 << 25  # as eager_bytes: no message of these sizes waits for its receiver
 _PAYLOAD = 1448 / 1538  # of an Ethernet packet of 1,500 bytes, whose headers, checksum and gap also take time
 _HEADER = 36  # bytes that Open MPI adds to a message, so that 64 KB no longer fit its limit of 64 KB
+_SETTING = ("medium", "ranks", "delay_ms", "rate_gbit", "eager_bytes", "algorithm")
 _MIDDLE = 1 << 18  # bytes at which rate and sums are calibrated for shared memory
 
 
@@ -123,23 +124,31 @@ def compared(rows: Sequence[dict[str, Any]], program: Path, workers: int = 2) ->
       One row for each all-reduce, with the error of the simulation in per cent of the measured time.
     """
 
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        delay, rate, costs = network(row, rows)
-        hosts = [f"node-{index}" for index in range(row["ranks"])]
-        name = ranks.ALGORITHMS[row["algorithm"]][1]
-        found = smpi.simulate(program, smpi.cluster(len(hosts), delay, rate), hosts, name, [row["bytes"]], costs)
-        seconds = found[0][1]
-        return {
-            **{key: row[key] for key in ("medium", "ranks", "delay_ms", "rate_gbit", "eager_bytes", "algorithm", "bytes")},
-            "repeats": row["repeats"], "measured_low_ms": _ms(row["low"]), "measured_ms": _ms(row["seconds"]),
-            "measured_high_ms": _ms(row["high"]), "simulated_ms": _ms(seconds),
-            "error_percent": round(100 * (seconds / row["seconds"] - 1), 1), "calibration": int(is_calibration(row)),
-            "simulated_delay_us": round(delay * 1e6, 2), "simulated_rate_gbit": round(rate * costs.bandwidth / 1e9, 4),
-            "sum_ns_per_byte": round(costs.sum * 1e9, 4),
-        }  # fmt: skip
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["what"] == "allreduce":
+            groups.setdefault(tuple(row[key] for key in _SETTING), []).append(row)
+
+    def one(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        delay, rate, costs = network(group[0], rows)
+        hosts = [f"node-{index}" for index in range(group[0]["ranks"])]
+        name, sizes = ranks.ALGORITHMS[group[0]["algorithm"]][1], [row["bytes"] for row in group]
+        found = smpi.simulate(program, smpi.cluster(len(hosts), delay, rate), hosts, name, sizes, costs, -1)
+        return [
+            {
+                **{key: row[key] for key in (*_SETTING, "bytes", "repeats")},
+                **{f"measured_{key}_ms": _ms(row[key]) for key in ("low", "high")},
+                "measured_ms": _ms(row["seconds"]), "simulated_ms": _ms(seconds),
+                "error_percent": round(100 * (seconds / row["seconds"] - 1), 1),
+                "calibration": int(is_calibration(row)), "simulated_delay_us": round(delay * 1e6, 2),
+                "simulated_rate_gbit": round(rate * costs.bandwidth / 1e9, 4),
+                "sum_ns_per_byte": round(costs.sum * 1e9, 4),
+            }
+            for row, (_, seconds, _) in zip(group, found, strict=True)
+        ]  # fmt: skip
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, [row for row in rows if row["what"] == "allreduce"]))
+        return [row for found in pool.map(one, groups.values()) for row in found]
 
 
 def _ms(seconds: float) -> float:

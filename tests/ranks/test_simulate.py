@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-import pytest
-
 from cluster.simulate import __main__ as simulate
 from cluster.simulate import namespaces, ranks, smpi
 from helpers import files
+
+import pytest
 
 needs_simgrid = pytest.mark.skipif(smpi.missing() is not None, reason=f"{smpi.missing()}")
 needs_hosts = pytest.mark.skipif(namespaces.missing() is not None, reason=f"{namespaces.missing()}")

@@ -1,11 +1,11 @@
 """The all-reduce on simulated networks: formulae, fits, platforms and what is said when something is missing."""
 
-import numpy as np
-import pytest
-
 from cluster.simulate import __main__ as simulate
 from cluster.simulate import costs, link, namespaces, smpi, validate
 from helpers import ROOT, files
+
+import numpy as np
+import pytest
 
 RESULTS = ROOT / "notebooks" / "results"
 NODES = (2, 4, 6, 8)
