@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 PLATFORMS = Path(__file__).with_name("platforms")
 # The algorithms by SMPI's names.
-ALGORITHMS = {"Rabenseifner": "rab", "ring": "lr", "recursive doubling": "rdb", "reduce, broadcast": "redbcast"}
+ALGORITHMS = {"Rabenseifner": "rab_rdb", "ring": "lr", "recursive doubling": "rdb", "reduce, broadcast": "redbcast"}
 BYTES = {"BNN_FC_flip": 404_264, "BNN_conv_flip": 514_856, "CIFAR10_BNN_model": 4_402_216}  # of the gradients
 NETWORKS = {  # placement of the ranks, and factors for the rate and the latency of the platform file
     "contiguous": ("contiguous", 1.0, 1.0),

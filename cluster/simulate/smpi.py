@@ -95,7 +95,7 @@ def simulate(
       program: what `compiled` returned.
       platform: text of the platform file.
       places: name of the host of each rank.
-      algorithm: SMPI's name of the all-reduce: lr, rab, rdb or redbcast.
+      algorithm: SMPI's name of the all-reduce: lr, rab_rdb, rdb or redbcast.
       buckets: bytes of each all-reduce.
       costs: of messages and sums.
       compute: seconds before the first all-reduce. If it is negative, all ranks begin each all-reduce at one moment.

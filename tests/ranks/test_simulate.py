@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from cluster.simulate import __main__ as simulate
-from cluster.simulate import namespaces, ranks, smpi
+from cluster.simulate import costs, namespaces, ranks, smpi
 from helpers import files
 
 import pytest
@@ -18,13 +18,24 @@ def test_a_simulation_agrees_with_the_formula(tmp_path):
     """On a switch without contention, recursive doubling on 4 ranks costs two messages and two sums."""
     program = smpi.compiled(tmp_path)
     hosts = [f"node-{number}" for number in range(4)]
-    costs = smpi.Costs(sum=1e-9, eager_bytes=1 << 30)
+    prices = smpi.Costs(sum=1e-9, eager_bytes=1 << 30)
     platform = smpi.cluster(4, delay=1e-3, rate=8e9)  # a byte in a nanosecond
-    first, second = smpi.simulate(program, platform, hosts, "rdb", [1_000_000, 400], costs, compute=-1)
+    first, second = smpi.simulate(program, platform, hosts, "rdb", [1_000_000, 400], prices, compute=-1)
     assert first[:2] == (1_000_000, pytest.approx(2 * (1e-3 + 1e-3 + 1e-3), rel=0.01))
     assert second[:2] == (400, pytest.approx(2 * 1e-3, rel=0.01))
-    (step,) = smpi.simulate(program, platform, hosts, "rdb", [400], costs, compute=0.5)
+    (step,) = smpi.simulate(program, platform, hosts, "rdb", [400], prices, compute=0.5)
     assert step[2] == pytest.approx(0.502, rel=1e-3)
+
+
+@needs_simgrid
+@pytest.mark.parametrize("name", [name for name in costs.ALGORITHMS if name in simulate.ALGORITHMS])
+def test_every_algorithm_takes_the_time_of_its_sums(name, tmp_path):
+    """SMPI's rab took none, because it never called the operation."""
+    program, hosts = smpi.compiled(tmp_path), [f"node-{number}" for number in range(4)]
+    platform, size = smpi.cluster(4, delay=0, rate=8e15), 400_000
+    arguments = (program, platform, hosts, simulate.ALGORITHMS[name], [size])
+    (found,) = smpi.simulate(*arguments, smpi.Costs(sum=1e-6, eager_bytes=1 << 30), compute=-1)
+    assert found[1] == pytest.approx(costs.ALGORITHMS[name](4).sums * size * 1e-6, rel=0.01)
 
 
 @needs_simgrid
