@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPLAY = Path(__file__).with_name("replay.c")
 PACKAGE = "libsimgrid-dev (Debian, Ubuntu: apt install libsimgrid-dev libboost-dev)"
-_COMPILE_SECONDS = 60
+_COMPILE_SECONDS = 120
 
 
 class SimulationError(RuntimeError):
@@ -49,14 +49,17 @@ def compiled(folder: Path) -> Path:
     """Compile the program into a folder, and return its path.
 
     Raises:
-      SimulationError: SimGrid is missing, or the compiler failed.
+      SimulationError: SimGrid is missing, or the compiler failed or took too long.
     """
     reason = missing()
     if reason:
         raise SimulationError(reason)
     program = folder / "replay"
     words = ["smpicc", "-O2", str(REPLAY), "-o", str(program), "-lm"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SimulationError(f"smpicc did not compile {REPLAY.name} within {_COMPILE_SECONDS} seconds") from error
     if done.returncode:
         raise SimulationError(f"smpicc cannot compile {REPLAY.name}: {done.stderr.strip()[-500:]}")
     return program
