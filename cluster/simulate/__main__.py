@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m cluster.simulate", description=__doc__.splitlines()[0])
     add_options(parser)
-    parser.add_argument("--timeout", type=float, default=60, help="seconds that one simulation may take")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds that one simulation may take")
     parser.add_argument("--most_messages", type=int, default=300_000, help="leave out a simulation that sends more")
     parser.add_argument("--workers", type=int, default=2, help="simulations at the same time")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "simulate" / "allreduce.csv")
