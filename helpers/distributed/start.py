@@ -14,9 +14,6 @@ from helpers.progress import launched_rank
 DEFAULTS = {
     # Horovod's thread waits for other ranks on the core that computes, and Open MPI would keep that core busy.
     "OMPI_MCA_mpi_yield_when_idle": "1",
-    # Ranks of a host exchange messages through memory that they share. Open MPI would let one of them read the other's
-    # memory by a call of the kernel, which took two to four times as long for 0.2 and 0.4 MB, and containers forbid it.
-    "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
     # Under `horovodrun --gloo` ranks wait for one that is starting, which may take longer than Gloo's own 30 seconds.
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",
 }
