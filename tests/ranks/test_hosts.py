@@ -23,7 +23,7 @@ from tests.support.training import arguments, checkpoints, told
 REASON = "; ".join(filter(None, [*engines.missing(), support.missing()]))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(bool(REASON), reason=REASON)]
 
-START = 300  # seconds in which ranks on two hosts import TensorFlow and begin, on a busy machine
+START = 500  # seconds in which ranks on two hosts import TensorFlow and begin, on a busy machine
 LIMIT = 60  # seconds from the loss of a host to the end of the job
 PROBE = """
 import json, os, socket, sys
@@ -42,7 +42,7 @@ def where():
     from mpi4py import MPI
     return MPI.COMM_WORLD.rank, socket.gethostname(), MPI.COMM_WORLD.allreduce(1)
 
-with engines.start(2, timeout=250) as ranks:
+with engines.start(2, timeout=400) as ranks:
     found = ranks.apply(where)
 open(sys.argv[1], "w").write(json.dumps(found))
 """
@@ -99,7 +99,7 @@ def test_horovodrun_starts_a_rank_on_each_host_by_ssh(hosts, tmp_path, library, 
     script.write_text(PROBE)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     places = ",".join(f"{host.name}:1" for host in hosts)
-    words = ["horovodrun", library, "-np", "2", "-H", places, "--start-timeout", "200"]
+    words = ["horovodrun", library, "-np", "2", "-H", places, "--start-timeout", "400"]
     run(hosts[0], *words, sys.executable, str(script), str(result))
     check(hosts, result)
     assert_only_servers(hosts)
