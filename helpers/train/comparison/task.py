@@ -52,7 +52,7 @@ class Task(NamedTuple):
 # The model, the data set of the strangers, the augmentation, and the epochs in the quick and in the full profile.
 _TASKS: dict[str, tuple[str, str, Callable, dict[str, int]]] = {
     "mnist": ("CNN_LeNet", "fashion_mnist", partial(data.shift, reach=2), {"quick": 3, "full": 4}),
-    "fashion_mnist": ("CNN_LeNet", "mnist", data.reflect, {"quick": 3, "full": 6}),
+    "fashion_mnist": ("CNN_LeNet", "mnist", data.reflect, {"quick": 3, "full": 12}),
     "cifar10": ("CIFAR10_CNN_model", "mnist", data.shift_and_reflect, {"quick": 1, "full": 8}),
 }
 
