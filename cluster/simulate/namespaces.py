@@ -153,8 +153,8 @@ def _forwarded(hosts: list[Host], delay: float, rate: float | None) -> Iterator[
                 # Without this queue a sender's acknowledgements would wait behind all that it wants to send.
                 burst = round(min(max(rate / 8 * _BURST_SECONDS, 3200), 80_000))
                 _ip("-n", host.name, "link", "set", "eth0", "gso_max_size", str(min(burst - 200, 65536)))
-                words = f"qdisc add dev eth0 root tbf rate {rate:.0f}bit burst {burst} latency 20s"
-                subprocess.run(["tc", "-n", host.name, *words.split()], check=True, timeout=_SECONDS)
+                queue = f"qdisc add dev eth0 root tbf rate {rate:.0f}bit burst {burst} latency 20s"
+                subprocess.run(["tc", "-n", host.name, *queue.split()], check=True, timeout=_SECONDS)
         yield
     finally:
         process.kill()
