@@ -115,7 +115,8 @@ def simulate(
         xml.write_text(platform)
         hosts.write_text("\n".join(places) + "\n")
         settings = {
-            "smpi/allreduce": algorithm, "smpi/simulate-computation": "no", "smpi/host-speed": "1Gf",
+            "smpi/allreduce": algorithm, "smpi/reduce": "binomial", "smpi/bcast": "binomial_tree",
+            "smpi/simulate-computation": "no", "smpi/host-speed": "1Gf",
             "smpi/cpu-threshold": "0", "network/crosstraffic": "0", "smpi/bw-factor": f"0:{costs.bandwidth}",
             "smpi/lat-factor": f"0:1;{costs.eager_bytes}:3", "smpi/send-is-detached-thresh": f"{costs.eager_bytes}",
             "smpi/tmpdir": folder, "network/TCP-gamma": "1e12", "smpi/os": f"0:{costs.overhead}:0:0:0",
