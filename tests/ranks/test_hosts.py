@@ -24,7 +24,7 @@ REASON = "; ".join(filter(None, [*engines.missing(), support.missing()]))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(bool(REASON), reason=REASON)]
 
 START = 500  # seconds in which ranks on two hosts import TensorFlow and begin, on a busy machine
-LIMIT = 60  # seconds from the loss of a host to the end of the job
+LIMIT = 150  # seconds from the loss of a host to the end of the job
 PROBE = """
 import json, os, socket, sys
 from helpers.distributed import init
@@ -172,12 +172,11 @@ def test_training_ends_with_one_line_when_all_processes_of_a_host_are_killed(all
 
 
 def test_training_ends_with_one_line_when_a_host_falls_silent(allocation, tmp_path):
-    """Nothing tells the others: packets get lost. Each side sees that the other one does not answer."""
-    limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "4", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "10"}
-    with training(allocation, tmp_path / "run", **limits) as (process, log):
+    """Packets get lost. ssh notices that the host does not answer, and mpiexec ends the ranks that are left."""
+    with training(allocation, tmp_path / "run") as (process, log):
         subprocess.run(["ip", "-n", allocation[1].name, "link", "set", "eth0", "down"], check=True, timeout=20)
         status = process.wait(LIMIT)
         assert status != 0
         assert_only_servers(allocation[:1])
         (line,) = told(log.read_text())
-        assert "has not answered for" in line and "--resume goes on from the checkpoint of step" in line
+        assert "another host may be lost" in line and "--resume goes on from the checkpoint of step" in line
