@@ -18,14 +18,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cluster.simulate import smpi
+from cluster.simulate import ranks, smpi
 from helpers import ROOT, files
 
 from tqdm import tqdm
 
 PLATFORMS = Path(__file__).with_name("platforms")
 # The algorithms by SMPI's names.
-ALGORITHMS = {"Rabenseifner": "rab_rdb", "ring": "lr", "recursive doubling": "rdb", "reduce, broadcast": "redbcast"}
+ALGORITHMS = {name: own for name, (_, own) in ranks.ALGORITHMS.items()} | {"reduce, broadcast": "redbcast"}
 BYTES = {"BNN_FC_flip": 404_264, "BNN_conv_flip": 514_856, "CIFAR10_BNN_model": 4_402_216}  # of the gradients
 NETWORKS = {  # placement of the ranks, and factors for the rate and the latency of the platform file
     "contiguous": ("contiguous", 1.0, 1.0),
@@ -133,10 +133,10 @@ def sweep(options: argparse.Namespace, program: Path) -> Iterator[list[dict[str,
         times, note = [], f"left out: more than {options.most_messages} messages"
         if messages(algorithm, nodes) <= options.most_messages:
             costs = smpi.Costs(options.overhead * 1e-6, options.eager, 1.0, options.sum * 1e-9)
-            ranks = places(hosts, nodes, placement, options.seed)
+            at = places(hosts, nodes, placement, options.seed)
             try:
                 sizes, note = list(models.values()), ""
-                times = smpi.simulate(program, text, ranks, ALGORITHMS[algorithm], sizes, costs, -1, options.timeout)
+                times = smpi.simulate(program, text, at, ALGORITHMS[algorithm], sizes, costs, -1, options.timeout)
             except smpi.SimulationError as error:
                 note = str(error)
         assumed = {

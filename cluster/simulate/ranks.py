@@ -10,8 +10,8 @@ from cluster import supervise
 from cluster.simulate import namespaces
 from helpers import ROOT
 
-# SMPI's own "rab" would count no time for its sums.
-# The same algorithm by Open MPI's number (coll_tuned_allreduce_algorithm, Open MPI 4.1) and by SMPI's name.
+# Each algorithm by Open MPI's number (coll_tuned_allreduce_algorithm, Open MPI 4.1) and by SMPI's name. We do not use
+# SMPI's "rab", which counts no time for its sums.
 ALGORITHMS = {"recursive doubling": (3, "rdb"), "ring": (4, "lr"), "Rabenseifner": (6, "rab_rdb")}
 
 
