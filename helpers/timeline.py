@@ -192,15 +192,14 @@ def _step(messages: Sequence[_Message], begin: float, marks: Sequence[float]) ->
             phase = "all-reduce" if name.endswith("ALLREDUCE") else _ACTIVITIES.get(name, "queue")
             borders += [("queue", began), (phase, ended)]
         borders.append(("copy out", message.end))  # and the hand-over to the program
-    phases, place = [], begin
-    for name, end in borders:
-        if end > place:
-            phases.append(Phase(name, place * _MICROSECOND, end * _MICROSECOND))
-            place = end
     merged: list[Phase] = []
-    for phase in phases:
-        if merged and merged[-1].name == phase.name:
-            merged[-1] = Phase(phase.name, merged[-1].begin, phase.end)
+    before = begin
+    for name, end in borders:
+        if end <= before:
+            continue
+        if merged and merged[-1].name == name:
+            merged[-1] = Phase(name, merged[-1].begin, end * _MICROSECOND)
         else:
-            merged.append(phase)
+            merged.append(Phase(name, before * _MICROSECOND, end * _MICROSECOND))
+        before = end
     return Step(tuple(merged), len(messages), len({t for m in messages for t in m.tensors}))

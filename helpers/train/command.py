@@ -43,7 +43,7 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
     folder = files.expanded(flags.output or RUNS) / name
     if launched_rank() is not None:
         watchdog.listen()
-    watchdog.start(world.rank, local_ranks(world), lambda: advice(folder), flags.elastic)
+    watchdog.start(world.rank, local_ranks(world), lambda: advice(folder), flags.elastic, world.size)
 
     failure, report = None, None
     try:
