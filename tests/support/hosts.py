@@ -77,10 +77,9 @@ def _write_settings(folder):
     )
     key = " ".join((folder / "host.pub").read_text().split()[:2])
     (folder / "known_hosts").write_text(f"* {key}\n")
-    # ssh ends after ten seconds if a host is silent. Only then does mpiexec end: after a failed rank it would wait on.
     (folder / "ssh_config").write_text(
         f"IdentityFile {folder}/user\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\nUser root\n"
-        "BatchMode yes\nConnectTimeout 10\nUpdateHostKeys no\nServerAliveInterval 5\nServerAliveCountMax 2\n"
+        "BatchMode yes\nConnectTimeout 10\nUpdateHostKeys no\n"
     )
     (folder / "bin").mkdir()
     ssh = folder / "bin" / "ssh"
