@@ -11,8 +11,8 @@ own part).
 import argparse
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 from helpers import data
 from helpers.data import Dataset
@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+Feed: TypeAlias = tuple[tf.data.Dataset, str]
 WAYS = ("copies", "mapped", "records")
 SHUFFLE = 4096  # records among which one is drawn, which is all the shuffling that a stream of records allows
 
@@ -58,12 +59,26 @@ def record_batches(
     return records.shuffle(SHUFFLE, seed=seed).batch(batch_size, drop_remainder=True).map(parsed).prefetch(4)
 
 
-def feed(way: str, dataset: Dataset | list[str], shape: tuple[int, ...], batch_size: int, world: World) -> Iterable:
-    """Return this rank's batches of one epoch in this way."""
-    if way == "records":
-        return record_batches(dataset, shape, batch_size, 0, world.rank, world.size)
-    how = {"batch_size": batch_size, "seed": 0, "epoch": 0, "rank": world.rank, "size": world.size}
-    return data.batches(dataset.x_train, dataset.y_train, **how)
+def feed(options: argparse.Namespace, world: World, paths: list[str], shape: tuple[int, ...], what: str) -> Feed:
+    """Get the data set in this way.
+
+    Args:
+      options: of the command.
+      world: the ranks.
+      paths, shape, what: of `records`: the files, the shape of an image and the provenance.
+
+    Returns:
+      This rank's batches of one epoch, and the provenance of the data.
+    """
+    if options.way == "records":
+        return record_batches(paths, shape, options.batch_size, 0, world.rank, world.size), what
+    if options.way == "mapped":
+        dataset = data.load_mapped(options.dataset, options.place, world, quiet=True)
+    else:
+        dataset = data.load(options.dataset, quiet=True)
+    size, rank = world.size, world.rank
+    x, y = dataset.x_train, dataset.y_train
+    return data.batches(x, y, batch_size=options.batch_size, seed=0, epoch=0, rank=rank, size=size), dataset.provenance
 
 
 def measure(options: argparse.Namespace, world: World) -> dict[str, float | int | str]:
@@ -74,37 +89,30 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, float | int 
       such as writing shards. `memory_mb` is what a rank's memory grew by, with shared pages divided among the ranks,
       and `read_mb` what all ranks together have read from files, without what a map brings into memory.
     """
-    process, shape, paths, what = psutil.Process(), None, None, None
-    if options.way == "records":  # made once for many jobs
-        shards = 4 * world.size
-        if world.rank == 0:
-            dataset = data.load(options.dataset, quiet=True)
-            shape, what = dataset.input_shape, dataset.provenance
-            paths = write_records(dataset, options.place, shards)
-            del dataset
-        shape, what, paths = world.gather_objects((shape, what, paths))[0]
+    process, made = psutil.Process(), None
+    if options.way == "records" and world.rank == 0:  # made once for many jobs
+        dataset = data.load(options.dataset, quiet=True)
+        made = write_records(dataset, options.place, 4 * world.size), dataset.input_shape, dataset.provenance
+        del dataset
+    paths, shape, what = world.gather_objects(made)[0] or ([], (), "")
     next(iter(tf.data.Dataset.range(2).batch(2)))  # TensorFlow's own threads and memory
     world.barrier()
     before, asked, began = process.memory_full_info().pss, process.io_counters().read_chars, time.perf_counter()
-    source = paths
-    if options.way == "copies":
-        source = data.load(options.dataset, quiet=True)
-    elif options.way == "mapped":
-        source = data.load_mapped(options.dataset, options.place, world, quiet=True)
-    batches = iter(feed(options.way, source, shape or source.input_shape, options.batch_size, world))
+    examples, provenance = feed(options, world, paths, shape, what)
+    batches = iter(examples)
     next(batches)
     first = time.perf_counter() - began
     world.barrier()
-    began, examples = time.perf_counter(), 0
+    began, number = time.perf_counter(), 0
     for x, _ in batches:
-        examples += len(x)
+        number += len(x)
     taken = time.perf_counter() - began
-    grown, asked = process.memory_full_info().pss - before, process.io_counters().read_chars - asked
-    first, taken, examples, grown, asked = world.gather(np.array([[first, taken, examples, grown, asked]], float)).T
+    grown, read = process.memory_full_info().pss - before, process.io_counters().read_chars - asked
+    firsts, epochs, numbers, memory, files = world.gather(np.array([[first, taken, number, grown, read]], float)).T
     return {
-        "way": options.way, "data": what or source.provenance, "ranks": world.size, "batch_size": options.batch_size,
-        "first_s": first.max(), "epoch_s": taken.max(), "images": int(examples.sum()),
-        "memory_mb": grown.mean() / 1e6, "read_mb": asked.sum() / 1e6,
+        "way": options.way, "data": provenance, "ranks": world.size, "batch_size": options.batch_size,
+        "first_s": firsts.max(), "epoch_s": epochs.max(), "images": int(numbers.sum()),
+        "memory_mb": memory.mean() / 1e6, "read_mb": files.sum() / 1e6,
     }  # fmt: skip
 
 

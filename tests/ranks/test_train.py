@@ -31,11 +31,11 @@ def test_horovodrun_trains(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--modle=CNN_FC", "modle"),
+        ("--modle=CNN_FC", "modle"),  # codespell:ignore
         ("--batch_size=3000", "3,?000"),
         ("--data_dir=x", "x"),
         ("--map_data_in=/no/such", "/no/such"),
-    ],  # codespell:ignore
+    ],
 )
 def test_what_cannot_be_stops_every_rank_with_one_message(argument, message, tmp_path):
     began = time.monotonic()
