@@ -44,6 +44,8 @@ def load_mapped(
     with contextlib.ExitStack() as stack:
         if world.local_rank == 0:
             try:
+                if not str(place):
+                    raise DataError("The folder for the shared data has an empty name. Is a variable unset?")
                 mine = _written(load(name, folder, quiet), expanded(place), stack)
             except (DataError, OSError, ValueError) as error:
                 failure = error
@@ -52,7 +54,7 @@ def load_mapped(
         arrays = {}
         try:
             arrays = {key: np.load(Path(path, f"{key}.npy"), mmap_mode="r") for key in KEYS}
-        except OSError as error:
+        except (OSError, ValueError, EOFError) as error:  # the file is gone or cut off
             failure = DataError(f"cannot map what local rank 0 of {here} wrote to {place}: {error}")
         world.agree(failure)  # from here on nobody needs the names of the files
     return Dataset(**facts, **arrays)
@@ -67,7 +69,7 @@ def _written(dataset: Dataset, place: Path, stack: contextlib.ExitStack) -> tupl
     except OSError as error:
         size = sum(getattr(dataset, key).nbytes for key in KEYS)
         raise DataError(
-            f"cannot write the {size / 1e6:.0f} MB of {dataset.name} to {place} ({error.strerror}). Name another folder"
-            " on a disk of the node."
+            f"cannot write the {size / 1e6:.0f} MB of {dataset.name} to {place} ({error.strerror or error}). Name"
+            " another folder on a disk of the node."
         ) from error
     return path, {fact: getattr(dataset, fact) for fact in _FACTS}

@@ -159,7 +159,8 @@ def _rows(values: Array, index: tf.Tensor) -> tf.Tensor:
     """Return these rows, of which TensorFlow would copy all to read some of a file that is mapped into memory."""
     if tf.is_tensor(values):
         return tf.gather(values, index)
-    rows = tf.numpy_function(lambda numbers: np.asarray(values[numbers]), [index], values.dtype, stateful=False)
+    native = values.dtype.newbyteorder("=")  # TensorFlow takes the bytes of another order as they are
+    rows = tf.numpy_function(lambda numbers: np.asarray(values[numbers], native), [index], native, stateful=False)
     return tf.ensure_shape(rows, [*index.shape, *values.shape[1:]])
 
 

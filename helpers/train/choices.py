@@ -80,7 +80,7 @@ def load(flags: FlagValues, name: str, world: World) -> Data:
       RankFailure: the rank that reads the data for this one failed.
     """
     folder, quiet = data_folder(flags.data_dir, name), world.rank > 0
-    if flags.map_data_in:
+    if flags.map_data_in is not None:
         dataset = data.load_mapped(name, flags.map_data_in, world, folder, quiet)
     else:
         dataset = data.load(name, folder, quiet)

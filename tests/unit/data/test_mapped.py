@@ -1,5 +1,7 @@
 """A data set in files that are mapped into memory: the same bits, and nothing left behind."""
 
+import os
+
 from helpers import data
 from helpers.data import mapped
 from helpers.data.readers import KEYS
@@ -78,3 +80,31 @@ def test_a_rank_that_does_not_read_takes_what_the_reader_of_its_own_host_wrote(t
     Second.wrote = "cannot write"
     with pytest.raises(RankFailure, match="rank 0: cannot write"):
         data.load_mapped("mnist", tmp_path, Second())
+
+
+@pytest.mark.parametrize("kind", [">i2", "<i2", ">f4"])
+def test_mapped_numbers_of_any_byte_order_are_those_of_an_array(tmp_path, kind):
+    np.save(tmp_path / "x.npy", np.arange(40).reshape(20, 2).astype(kind))
+    np.save(tmp_path / "y.npy", np.arange(20).astype(">i4"))
+    arrays = [[np.load(tmp_path / f"{name}.npy", mmap_mode=mode) for name in "xy"] for mode in (None, "r")]
+    (x, y), (mapped_x, mapped_y) = (next(iter(data.batches(*pair, batch_size=8, seed=0, epoch=0))) for pair in arrays)
+    assert np.array_equal(x, mapped_x) and np.array_equal(y, mapped_y) and x.dtype == mapped_x.dtype
+    assert mapped_y.numpy().tolist() == data.epoch_order(20, 0, 0)[:8].tolist()
+
+
+def test_an_empty_name_of_a_folder_is_refused():
+    with pytest.raises(data.DataError, match="empty name"):
+        data.load_mapped("mnist", "", quiet=True)
+
+
+def test_a_file_that_is_shorter_than_its_header_says_is_refused(tmp_path, monkeypatch):
+    save = np.save
+
+    def short(path, array):
+        save(path, array)
+        os.truncate(path, path.stat().st_size - 100)
+
+    monkeypatch.setattr(mapped.np, "save", short)
+    with pytest.raises(data.DataError, match="cannot map what local rank 0"):
+        data.load_mapped("mnist", tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
