@@ -151,6 +151,9 @@ def sweep(options: argparse.Namespace, program: Path) -> Iterator[list[dict[str,
             for index, (model, size) in enumerate(models.items())
         ]  # fmt: skip
 
+    largest = {name: len(read[name, options.networks[0]][1]) for name in options.platforms}
+    if too_many := [nodes for nodes in options.nodes if nodes > max(largest.values())]:
+        raise ValueError(f"no platform has {too_many[0]:,} nodes; the numbers are {largest}. Ask for fewer --nodes.")
     cases = [
         case for case in product(options.nodes, options.platforms, options.algorithms, options.networks)
         if case[0] <= len(read[case[1], case[3]][1])
@@ -177,6 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(options.nodes) < 2 or options.workers < 1:
         parser.error("--nodes must be 2 or more, and --workers 1 or more")
+    if not all(0 <= value < 1e9 for value in (options.overhead, options.sum, options.eager)):
+        parser.error("--overhead, --sum and --eager must be numbers of 0 or more")
+    if not 0 < options.timeout <= 1e6:
+        parser.error("--timeout must be more than 0 seconds, and at most a million")
+    if any(not 4 <= size <= 2**31 or size % 4 for size in options.bytes or ()):
+        parser.error("--bytes must be multiples of 4, the bytes of a float32, and at most 2 GiB")
     began, rows = time.monotonic(), []
     try:
         with tempfile.TemporaryDirectory(prefix="bnn-simulate-") as folder:

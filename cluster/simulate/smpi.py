@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 REPLAY = Path(__file__).with_name("replay.c")
 PACKAGE = "libsimgrid-dev (Debian, Ubuntu: apt install libsimgrid-dev libboost-dev)"
 _COMPILE_SECONDS = 120
@@ -126,12 +128,25 @@ def simulate(
         words += [f"--cfg={key}:{value}" for key, value in settings.items()]
         words += ["--log=root.thres:error", str(program), repr(costs.sum), repr(compute), *map(str, buckets)]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, cwd=folder, check=False)
+            status, output, errors = _run(words, folder, timeout)
         except subprocess.TimeoutExpired as error:
             raise SimulationError(f"{len(places)} ranks were not simulated within {timeout:g} seconds") from error
-        if done.returncode:
-            raise SimulationError(f"smpirun failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return parse(done.stdout, len(buckets))
+        if status:
+            raise SimulationError(f"smpirun failed: {(errors or output).strip()[-500:]}")
+    return parse(output, len(buckets))
+
+
+def _run(words: Sequence[str], folder: str, timeout: float) -> tuple[int, str, str]:
+    """Run smpirun; return its status and what it wrote. If it does not end in time, what it has started ends too."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            # smpirun is a script, and the simulator is its child. Both stay in this group, so that Ctrl-C ends them.
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
+            raise
+    return process.returncode, output, errors
 
 
 def parse(output: str, buckets: int) -> list[tuple[int, float, float]]:

@@ -1,10 +1,14 @@
 """The all-reduce on simulated networks: formulae, fits, platforms and what is said when something is missing."""
 
+import subprocess
+import time
+
 from cluster.simulate import __main__ as simulate
 from cluster.simulate import costs, link, namespaces, smpi, validate
 from helpers import ROOT, files
 
 import numpy as np
+import psutil
 import pytest
 
 RESULTS = ROOT / "notebooks" / "results"
@@ -146,3 +150,37 @@ def test_the_committed_validation_is_within_its_bar():
     assert np.median(errors) <= 20
     for row in rows:
         assert row["error_percent"] == pytest.approx(100 * (row["simulated_ms"] / row["measured_ms"] - 1), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--sum nan", "must be numbers of 0 or more"),
+        ("--overhead -1", "must be numbers of 0 or more"),
+        ("--timeout -1", "more than 0 seconds"),
+        ("--timeout inf", "at most a million"),
+        ("--bytes 4 6", "multiples of 4"),
+        ("--bytes 0", "multiples of 4"),
+    ],
+)
+def test_costs_that_cannot_be_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as status:
+        simulate.main(words.split())
+    assert status.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_more_nodes_than_any_platform_has_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(smpi, "compiled", lambda folder: folder)
+    words = ["--platforms", "theta", "ethernet", "--nodes", "4", "100000", "--output", str(tmp_path / "new.csv")]
+    assert simulate.main(words) == 2
+    assert "no platform has 100,000 nodes" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_simulation_that_takes_too_long_leaves_no_process(tmp_path):
+    (tmp_path / "run").write_text("#!/bin/sh\nsleep 60 &\necho $! > child\nwait\n")
+    (tmp_path / "run").chmod(0o755)
+    with pytest.raises(subprocess.TimeoutExpired):
+        smpi._run([str(tmp_path / "run")], str(tmp_path), 1)
+    child = int((tmp_path / "child").read_text())
+    time.sleep(0.5)  # until the system has noticed
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
