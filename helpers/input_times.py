@@ -9,15 +9,18 @@ own part).
 """
 
 import argparse
+import contextlib
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from helpers import data
 from helpers.data import Dataset
-from helpers.distributed import World, init
-from helpers.files import write_csv
+from helpers.distributed import RankFailure, World, init
+from helpers.files import expanded, write_csv
 
 import numpy as np
 import psutil
@@ -89,20 +92,30 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, float | int 
       such as writing shards. `memory_mb` is what a rank's memory grew by, with shared pages divided among the ranks,
       and `read_mb` what all ranks together have read from files, without what a map brings into memory.
     """
-    process, made = psutil.Process(), None
-    if options.way == "records" and world.rank == 0:  # made once for many jobs
+    process, made = psutil.Process(), []
+
+    def write() -> None:
         dataset = data.load(options.dataset, quiet=True)
-        made = write_records(dataset, options.place, 4 * world.size), dataset.input_shape, dataset.provenance
-        del dataset
-    paths, shape, what = world.gather_objects(made)[0] or ([], (), "")
+        made.extend([write_records(dataset, options.place, 4 * world.size), dataset.input_shape, dataset.provenance])
+
+    if options.way == "records":
+        world.on_first(write)  # once for many jobs
+    paths, shape, what = world.gather_objects(made)[0] or [[], (), ""]
     next(iter(tf.data.Dataset.range(2).batch(2)))  # TensorFlow's own threads and memory
     world.barrier()
     before, asked, began = process.memory_full_info().pss, process.io_counters().read_chars, time.perf_counter()
-    examples, provenance = feed(options, world, paths, shape, what)
-    batches = iter(examples)
-    next(batches)
+    batches: Iterator = iter(())
+    failure: Exception | None = None
+    try:
+        examples, provenance = feed(options, world, paths, shape, what)
+        batches = iter(examples)
+        next(batches)
+    except StopIteration:
+        failure = ValueError(f"--batch_size={options.batch_size} is more than a rank has examples")
+    except (OSError, data.DataError, RankFailure) as error:
+        failure = error
     first = time.perf_counter() - began
-    world.barrier()
+    world.agree(failure)
     began, number = time.perf_counter(), 0
     for x, _ in batches:
         number += len(x)
@@ -125,15 +138,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=64, help="examples a step on each rank")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file")
     options = parser.parse_args(argv)
-    world = init(1)
-    try:
-        row = measure(options, world)
-    except (OSError, ValueError, data.DataError) as error:
-        print(f"helpers.input_times: {error}", file=sys.stderr)
-        return 1
-    if world.rank == 0:
-        write_csv(options.output, [row])
-    return 0
+    if options.batch_size < 1:
+        parser.error("--batch_size must be 1 or more")
+    world, failure = init(1), None  # type: tuple[World, Exception | None]
+    with contextlib.ExitStack() as stack:
+        try:
+            options.output = expanded(options.output)
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            if world.rank == 0:  # for the shards, which are removed at the end
+                place = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="bnn-input-", dir=expanded(options.place))
+                )
+                options.place = Path(place)
+        except (OSError, ValueError) as error:
+            failure = error
+        try:
+            world.agree(failure)
+            row = measure(options, world)
+            if world.rank == 0:
+                write_csv(options.output, [row])
+        except (OSError, ValueError, data.DataError, RankFailure) as error:
+            failure = error
+    if failure is not None and world.rank == 0:
+        print(f"helpers.input_times: {failure}", file=sys.stderr)
+    return int(failure is not None)
 
 
 if __name__ == "__main__":
