@@ -7,7 +7,9 @@ course does not install. It runs no MPI and imports no TensorFlow.
 """
 
 import argparse
+import contextlib
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +23,7 @@ from typing import Any
 from cluster.simulate import ranks, smpi
 from helpers import ROOT, files
 
+import psutil
 from tqdm import tqdm
 
 PLATFORMS = Path(__file__).with_name("platforms")
@@ -46,7 +49,7 @@ def platform(name: str, rate: float, latency: float) -> tuple[str, list[str], di
       The text of the platform, the names of its hosts, and the attributes of its cluster.
 
     Raises:
-      ValueError: there is no such file, or it has no cluster.
+      ValueError: there is no such file, it has no cluster, or something that this command needs is missing in it.
     """
     path = PLATFORMS / f"{name}.xml"
     try:
@@ -57,11 +60,15 @@ def platform(name: str, rate: float, latency: float) -> tuple[str, list[str], di
     cluster = tree.getroot().find("cluster")
     if cluster is None:
         raise ValueError(f"{name} has no <cluster>, which gives the hosts and their links.")
-    first, last = map(int, cluster.get("radical", "0-0").split("-"))
-    hosts = [f"{cluster.get('prefix')}{number}{cluster.get('suffix')}" for number in range(first, last + 1)]
     given = dict(cluster.attrib)
-    cluster.set("bw", _scaled(given["bw"], rate))
-    cluster.set("lat", _scaled(given["lat"], latency))
+    try:
+        first, last = map(int, given["radical"].split("-"))
+        hosts = [f"{given['prefix']}{number}{given['suffix']}" for number in range(first, last + 1)]
+        cluster.set("bw", _scaled(given["bw"], rate))
+        cluster.set("lat", _scaled(given["lat"], latency))
+    except (KeyError, ValueError) as error:
+        needed = 'prefix, suffix, bw, lat and a radical such as "0-63"'
+        raise ValueError(f"the <cluster> of {name} must have {needed}. The fault: {error}") from error
     head = "<?xml version='1.0'?>\n<!DOCTYPE platform SYSTEM \"https://simgrid.org/simgrid.dtd\">\n"
     return head + ElementTree.tostring(tree.getroot(), encoding="unicode"), hosts, dict(cluster.attrib)
 
@@ -159,7 +166,13 @@ def sweep(options: argparse.Namespace, program: Path) -> Iterator[list[dict[str,
         if case[0] <= len(read[case[1], case[3]][1])
     ]  # fmt: skip
     with ThreadPoolExecutor(options.workers) as pool:
-        yield from tqdm(pool.map(one, cases), total=len(cases), desc="simulations", disable=None)
+        try:
+            yield from tqdm(pool.map(one, cases), total=len(cases), desc="simulations", disable=None)
+        finally:  # what still runs after Ctrl-C or SIGTERM, for which the pool would wait
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,12 +201,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--bytes must be multiples of 4, the bytes of a float32, and at most 2 GiB")
     began, rows = time.monotonic(), []
     try:
+        options.output = files.expanded(options.output)
+        if options.output.is_dir():
+            raise ValueError(f"--output={options.output} is a folder. Give the name of the table, such as table.csv.")
         with tempfile.TemporaryDirectory(prefix="bnn-simulate-") as folder:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             for new in sweep(options, smpi.compiled(Path(folder))):
                 rows += new
                 files.write_csv(options.output, rows)  # what is done stays if the command is ended
-    except (ValueError, smpi.SimulationError) as error:
+    except (ValueError, OSError, smpi.SimulationError) as error:
         print(error, file=sys.stderr)
         return 2
     failed = [row for row in rows if row["note"] and not row["note"].startswith("left out")]
@@ -204,4 +220,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

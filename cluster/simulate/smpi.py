@@ -4,6 +4,7 @@ SimGrid's own factors of latency and bandwidth are those of one Ethernet cluster
 11.6 times the latency of its links. They are all replaced here, so that nothing but the arguments decides.
 """
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -144,7 +145,8 @@ def _run(words: Sequence[str], folder: str, timeout: float) -> tuple[int, str, s
         except subprocess.TimeoutExpired:
             # smpirun is a script, and the simulator is its child. Both stay in this group, so that Ctrl-C ends them.
             for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                one.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
             raise
     return process.returncode, output, errors
 

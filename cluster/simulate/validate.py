@@ -9,6 +9,7 @@ Only messages, sums and a few all-reduces are used for calibration. The table sa
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,9 +39,14 @@ def measured(setting: str) -> list[dict[str, Any]]:
 
     Returns:
       Rows of `ranks.measure` with the setting in them.
+
+    Raises:
+      ValueError: the setting has another form.
     """
-    number, delay, rate = [*map(float, setting.split(",")), 0.0, 0.0][:3]
-    size, rows = int(number), []
+    found, rows = re.fullmatch(r"([1-9]\d*)(?:,([\d.]+),([\d.]+))?", setting), []
+    if not found:
+        raise ValueError(f"{setting} is no setting. Give RANKS for shared memory, or RANKS,MILLISECONDS,GBIT.")
+    size, delay, rate = int(found[1]), float(found[2] or 0), float(found[3] or 0)
     where = {"medium": "namespaces" if rate else "shared memory", "ranks": size, "delay_ms": delay, "rate_gbit": rate}
 
     def each(hosts: list[namespaces.Host] | None) -> None:

@@ -1,6 +1,8 @@
 """The all-reduce on simulated networks: formulae, fits, platforms and what is said when something is missing."""
 
+import os
 import subprocess
+import sys
 import time
 
 from cluster.simulate import __main__ as simulate
@@ -104,6 +106,28 @@ def test_an_unknown_platform_is_named_with_those_that_exist():
         simulate.platform("mars", 1, 1)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"bw": None}, {"lat": "fast"}, {"radical": "0,4"}, {"radical": None}, {"suffix": None}]
+)
+def test_a_platform_file_that_lacks_something_is_refused(tmp_path, wrong):
+    given = {"id": "c", "prefix": "n", "suffix": "", "radical": "0-3", "bw": "1GBps", "lat": "1us"} | wrong
+    words = " ".join(f'{key}="{value}"' for key, value in given.items() if value is not None)
+    (tmp_path / "mine.xml").write_text(f"<platform><cluster {words}/></platform>")
+    with pytest.raises(ValueError, match=r"mine.xml must have prefix, suffix, bw, lat and a radical"):
+        simulate.platform(str(tmp_path / "mine.xml"), 1, 1)
+
+
+def test_a_table_that_is_a_folder_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(smpi, "compiled", lambda folder: folder)
+    assert simulate.main(["--output", str(tmp_path)]) == 2 and "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["2,1", "0", "two", "2,1,0.1,3", "2.5"])
+def test_a_setting_of_another_form_is_refused(setting):
+    with pytest.raises(ValueError, match="is no setting. Give RANKS"):
+        validate.measured(setting)
+
+
 def test_placements():
     hosts = [f"node-{number}" for number in range(100)]
     assert simulate.places(hosts, 3, "contiguous", 0) == hosts[:3]
@@ -184,3 +208,31 @@ def test_a_simulation_that_takes_too_long_leaves_no_process(tmp_path):
     child = int((tmp_path / "child").read_text())
     time.sleep(0.5)  # until the system has noticed
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_sweep_that_is_ended_leaves_no_process_and_no_file(tmp_path):
+    """Programs of these names stand in for SimGrid's."""
+    programs, scratch = tmp_path / "programs", tmp_path / "scratch"
+    for folder in (programs, scratch):
+        folder.mkdir()
+    child = tmp_path / "child"
+    for name, text in (
+        ("smpicc", "exit 0"),
+        ("smpirun", f"sleep 60 & echo $! > {child}.new; mv {child}.new {child}; wait"),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    words = ["--platforms", "theta", "--nodes", "2", "--workers", "1", "--output", str(tmp_path / "table.csv")]
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(scratch)}
+    process = subprocess.Popen([sys.executable, "-m", "cluster.simulate", *words], cwd=ROOT, env=environment)
+    try:
+        until = time.monotonic() + 60
+        while not child.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    finally:
+        process.kill()
+    number = int(child.read_text())
+    assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    assert not list(scratch.iterdir())
