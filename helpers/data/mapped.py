@@ -23,6 +23,7 @@ def load_mapped(
     The rank with local rank 0 of each node reads the data set and writes its arrays into files in `place`. All ranks of
     the node map these files into memory, so the node holds each byte once, and reads a page when a rank needs it. As
     soon as all ranks have mapped them, the files lose their names, and their space is free when the last rank ends.
+    If the job is killed before that, a folder bnn-data-* stays in `place`.
 
     Every rank calls this function.
 
