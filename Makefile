@@ -1,7 +1,7 @@
 # Every target sets up .venv first, which costs nothing when it is up to date (cluster/setup/setup.sh says how).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench lab kernel book book-serve book-pdf lock audit clean distclean
+.PHONY: help setup run check test bench simulate lab kernel book book-serve book-pdf lock audit clean distclean
 
 # The conda environment of environment.yml is used as it is; everywhere else the course has a .venv of its own.
 ENVIRONMENT := $(if $(filter active,$(BNN_ENVIRONMENT)),$(CONDA_PREFIX),$(CURDIR)/.venv)
@@ -50,6 +50,10 @@ test: setup  ## check the style, then run all tests; durations land in build/tes
 
 bench: setup  ## measure training, inference and all-reduce against TFP and the twins
 	$(IN_VENV) python -m tests.bench
+
+# SimGrid comes from the system's package manager. Nothing else needs it: notebook 07 reads the committed tables.
+simulate: setup  ## simulate all-reduces on large machines with SimGrid; the table lands in build/simulate
+	$(IN_VENV) python -m cluster.simulate
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(IN_VENV) jupyter lab $(LAB_AS_ROOT) --notebook-dir=notebooks

@@ -25,6 +25,8 @@ LAUNCHERS = ("mpiexec", "aprun", "srun")
 # One thread for each rank, because the ranks fill the cores. A job script can set more threads before.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 _VERSION_SECONDS = 30  # limit for the launcher to print its version
+# Where mpiexec starts ranks by ssh, it waits for a host that has fallen silent until ssh ends, after a minute.
+_SSH = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 
 
 def name() -> str:
@@ -155,7 +157,7 @@ def _open_mpi(ranks: int, per_node: int, threads: int, job: Allocation | None, e
         bound = ["-bind-to", "core"] if threads == 1 else ["-map-by", f"slot:pe={threads}", "-bind-to", "core"]
         return bound if fits else ["--oversubscribe"]
     # Open MPI is the only launcher that gives remote ranks none of this environment.
-    exported = {*environment(), *(key for key in os.environ if key.startswith("BNN_"))}
+    exported = {*environment(), *(key for key in os.environ if key.startswith("BNN_"))} - {"OMPI_MCA_plm_rsh_args"}
     exported |= {"IPP_CONNECTION_INFO", "IPP_CLUSTER_ID", "IPP_PROFILE_DIR"} if engines else set()
     # It asks Slurm for the job's nodes by itself. The Open MPI that MPI=wheel installs cannot ask PBS.
     hosts = ["-hostfile", os.environ["PBS_NODEFILE"]] if "PBS_NODEFILE" in os.environ else []
@@ -181,6 +183,8 @@ def environment() -> dict[str, str]:
     if not spans_hosts():
         # Otherwise Open MPI's ranks listen on every interface for ranks on other hosts.
         added |= {"OMPI_MCA_btl": "^tcp", "OMPI_MCA_oob_tcp_if_include": "127.0.0.0/8"}
+    else:
+        added["OMPI_MCA_plm_rsh_args"] = os.environ.get("OMPI_MCA_plm_rsh_args", _SSH)
     if os.geteuid() == 0:
         # Root is usually the user of a container. Open MPI asks for this permission in two variables.
         added |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

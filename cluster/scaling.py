@@ -21,12 +21,17 @@ from tqdm import tqdm
 MODELS = ("BNN_conv_flip", "CNN_conv", "CIFAR10_BNN_model", "CIFAR10_CNN_model")
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 4_000_000)  # float32 numbers in one all-reduce
 SETTINGS = {  # name in the table: (flags, environment variables)
-    "fp16": (["--fp16"], {}),
-    "every-5": (["--every=5"], {}),
+    "again": ([], {}),  # the default settings in another launch: how far two measurements of the same thing differ
+    "mpi": (["--mpi"], {}),  # MPI's own all-reduce, without Horovod
+    "cycle-0.1ms": ([], {"HOROVOD_CYCLE_TIME": "0.1"}),
+    "cycle-1ms": ([], {"HOROVOD_CYCLE_TIME": "1"}),
     "cycle-5ms": ([], {"HOROVOD_CYCLE_TIME": "5"}),
     "cycle-20ms": ([], {"HOROVOD_CYCLE_TIME": "20"}),
+    "fp16": (["--fp16"], {}),
+    "every-5": (["--every=5"], {}),
     "no-fusion": ([], {"HOROVOD_FUSION_THRESHOLD": "0"}),
 }
+WITH_SIZES = ("mpi", "cycle-0.1ms", "cycle-1ms", "cycle-5ms")  # settings for which the all-reduce is timed alone, too
 _LAST_CHARACTERS = 1500  # of the output of a failed launch that are shown
 
 
@@ -34,9 +39,11 @@ def add_measurement_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what each launch measures."""
     parser.add_argument("--models", nargs="+", default=MODELS, help="names from the catalogue of models")
     parser.add_argument("--batch_size", type=int, default=64, help="weak scaling: examples per step on each rank")
-    parser.add_argument("--global_batch", type=int, default=128, help="strong scaling: examples per step on all ranks")
+    parser.add_argument("--global_batch", type=int, default=256, help="strong scaling: examples per step on all ranks")
     parser.add_argument("--rounds", type=int, default=15, help="repetitions of each measurement")
     parser.add_argument("--steps", type=int, default=10, help="steps in each repetition")
+    known = list(SETTINGS)
+    parser.add_argument("--settings", nargs="*", default=known, choices=known, help="Horovod's settings to measure")
 
 
 def launches(options: argparse.Namespace) -> list[tuple[int, list[str], dict[str, str]]]:
@@ -55,8 +62,10 @@ def launches(options: argparse.Namespace) -> list[tuple[int, list[str], dict[str
     study: list[tuple[int, list[str], dict[str, str]]] = [
         (ranks, [*common, f"--global_batch={options.global_batch}", *sizes], {}) for ranks in options.ranks
     ]
-    for setting, (words, environment) in SETTINGS.items() if options.settings_at else ():
-        study.append((options.settings_at, [*common, f"--setting={setting}", *words], environment))
+    for setting in options.settings if options.settings_at else ():
+        words, environment = SETTINGS[setting]
+        timed = sizes if setting in WITH_SIZES else []
+        study.append((options.settings_at, [*common, f"--setting={setting}", *timed, *words], environment))
     return study
 
 

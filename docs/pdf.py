@@ -3,6 +3,7 @@
 The pages are joined in the order of their "next" buttons, and Chromium prints them with the style for paper.
 """
 
+import html
 import os
 import posixpath
 import shutil
@@ -16,6 +17,14 @@ from bs4 import BeautifulSoup, Tag
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FIRST, LEFT_OUT = "README.html", "docs/api"
 PATIENCE = 600_000  # milliseconds for MathJax, which the browser's clock runs through without waiting
+
+# In this size, nearly all lines of code fit on a sheet.
+STYLE = """
+article { break-before: page; }
+html { font-size: 12px; }
+.bd-content pre { font-size: 9.5px; }
+@page { size: A4; margin: 14mm 16mm 16mm; @bottom-center { content: counter(page); font: 9px sans-serif; } }
+"""
 
 
 def pages(folder: Path) -> dict[str, BeautifulSoup]:
@@ -39,6 +48,7 @@ def joined(folder: Path) -> str:
     found = pages(folder)
     whole = found[FIRST]
     main = whole.new_tag("main", attrs={"class": "bd-content"})
+    main.append(contents(found))
     for name, page in found.items():
         article = page.select_one("article.bd-article")
         assert isinstance(article, Tag), f"{name} has no text"
@@ -68,9 +78,20 @@ def joined(folder: Path) -> str:
     whole.body.clear()
     whole.body.append(main)
     style = whole.new_tag("style")
-    style.string = "article { break-before: page; }"
+    style.string = STYLE
     whole.head.extend([style, *scripts])
     return str(whole)
+
+
+def contents(found: dict[str, BeautifulSoup]) -> BeautifulSoup:
+    """Return the list of the pages with links to them. Viewers show an outline with page numbers beside the text."""
+    lines = []
+    for name, page in found.items():
+        heading = page.select_one("article.bd-article h1")
+        assert heading, f"{name} has no title"
+        title = heading.get_text().removesuffix("#")
+        lines.append(f'<li><a href="#{anchor(name)}">{html.escape(title)}</a></li>')
+    return BeautifulSoup(f"<nav><h1>Contents</h1><ul>{''.join(lines)}</ul></nav>", "html.parser")
 
 
 def moved(address: str, name: str, found: dict[str, BeautifulSoup]) -> str:
@@ -91,7 +112,12 @@ def main(folder: Path) -> None:
     source.write_text(joined(folder), encoding="utf-8")
     command = [browser, "--headless=new", "--disable-gpu", f"--virtual-time-budget={PATIENCE}"]
     command += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to have one for root
-    command += ["--no-pdf-header-footer", f"--print-to-pdf={target.resolve()}", source.resolve().as_uri()]
+    command += [
+        "--no-pdf-header-footer",
+        "--generate-pdf-document-outline",
+        f"--print-to-pdf={target.resolve()}",
+        source.resolve().as_uri(),
+    ]
     try:
         subprocess.run(command, check=True, timeout=900, stderr=subprocess.DEVNULL)
     finally:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from helpers import models
 from helpers.distributed import ALONE, World, init
@@ -27,13 +28,42 @@ import tensorflow as tf
 ALLREDUCE = "all-reduce"  # in place of a model's name: nothing but the sum over ranks
 
 
+class MpiWorld(World):
+    """The ranks as mpi4py sees them. Without Horovod, an all-reduce costs what MPI itself needs for it."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        self._comm = MPI.COMM_WORLD
+        self.rank, self.size = self._comm.rank, self._comm.size
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        return np.concatenate(self._comm.allgather(array))
+
+    def gather_objects(self, value: Any) -> list:
+        return self._comm.allgather(value)
+
+    def barrier(self) -> None:
+        self._comm.Barrier()
+
+    def reduction(self, parameters: int, steps: int) -> Callable[[], object]:
+        """Return a function that does `steps` calls of `MPI_Allreduce` on this many float32 numbers."""
+        numbers, sums = np.zeros(parameters, np.float32), np.zeros(parameters, np.float32)
+
+        def reduce() -> None:
+            for _ in range(steps):
+                self._comm.Allreduce(numbers, sums)
+
+        return reduce
+
+
 def measure(functions: list[Callable], rounds: int, world: World) -> np.ndarray:
-    """Measure the wall time of each function's calls on the slowest rank, after one call to warm up.
+    """Measure the wall time of each function's calls on every rank, after one call to warm up.
 
     All ranks begin each call together. A synchronous step ends when its slowest rank ends it.
 
     Returns:
-      Seconds [functions, rounds].
+      Seconds [functions, rounds, ranks].
     """
     for function in functions:
         function()
@@ -44,7 +74,7 @@ def measure(functions: list[Callable], rounds: int, world: World) -> np.ndarray:
             began = time.perf_counter()
             function()
             seconds[one, place] = time.perf_counter() - began
-    return world.gather(seconds[None]).max(axis=0).T
+    return world.gather(seconds[None]).T
 
 
 def training(
@@ -70,6 +100,8 @@ def training(
 
 def reduction(parameters: int, steps: int, world: World) -> Callable[[], object]:
     """Return a function that does `steps` all-reduces of this many float32 numbers, one after the other."""
+    if isinstance(world, MpiWorld):
+        return world.reduction(parameters, steps)
     numbers = tf.Variable(tf.zeros([parameters]))
 
     @tf.function
@@ -84,15 +116,18 @@ def rows(options: argparse.Namespace, world: World) -> list[dict]:
     """Measure all points that the options name, one after the other.
 
     Returns:
-      A dict for each point and round. `step` and `alone` are seconds for a step, with the all-reduce and without it;
-      `cores` are those of all nodes; `batch_size` are the examples of each rank.
+      A dict for each point and round. `step` and `alone` are seconds for a step on the slowest rank, with the
+      all-reduce and without it. `waiting` are the seconds by which the slowest rank's step without it is longer than
+      that of the rank in the middle, averaged over the steps of a round. `cores` are those of all nodes; `batch_size`
+      are the examples of each rank; `host` and `device` are those of rank 0.
     """
     hosts = world.gather_objects(socket.gethostname())
     cores = (psutil.cpu_count(logical=False) or psutil.cpu_count()) * len(set(hosts))
     place = {"setting": options.setting, "ranks": world.size, "nodes": len(set(hosts)), "cores": cores}
+    place |= {"host": hosts[0], "device": device()}
     batches = {"weak": options.batch_size, "strong": options.global_batch // world.size}
     measured = []
-    for name in options.models:
+    for name in () if options.mpi else options.models:
         for scaling, batch_size in batches.items():
             if batch_size:
                 *functions, parameters = training(name, batch_size, options.steps, world, options.every)
@@ -101,12 +136,27 @@ def rows(options: argparse.Namespace, world: World) -> list[dict]:
     for size in options.sizes if world.size > 1 else ():
         point = {"model": ALLREDUCE, "scaling": "none", "batch_size": 0, "parameters": size}
         seconds = measure([reduction(size, options.steps, world)], options.rounds, world)
-        measured.append((point, *seconds, np.zeros(options.rounds)))
+        measured.append((point, *seconds, np.zeros((options.rounds, world.size))))
     return [
-        point | place | {"round": i, "step": whole[i] / options.steps, "alone": alone[i] / options.steps}
+        point
+        | place
+        | {"round": i}
+        | {key: value / options.steps for key, value in _summary(whole[i], alone[i]).items()}
         for point, whole, alone in measured
         for i in range(options.rounds)
     ]
+
+
+def device() -> str:
+    """Return the name of the first GPU that TensorFlow sees, or "CPU"."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        return str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
+    return "CPU"
+
+
+def _summary(whole: np.ndarray, alone: np.ndarray) -> dict[str, float]:
+    """Return the seconds of one round from those of its ranks, [ranks] each."""
+    return {"step": whole.max(), "alone": alone.max(), "waiting": alone.max() - np.median(alone)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--global_batch", type=int, default=0, help="strong scaling: examples a step on all ranks; 0: none")
     add("--sizes", type=int, nargs="*", default=[], help="float32 numbers, to time an all-reduce of that many")
     add("--setting", default="default", help="what else was set: a word for the table")
+    add("--mpi", action="store_true", help="time MPI's own all-reduce by mpi4py, without Horovod and without models")
     add("--fp16", action="store_true", help="send gradients as float16")
     add("--every", type=int, default=1, help="reduce at one step in so many")
     add("--steps", type=int, default=10, help="steps in a round")
@@ -130,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     if min(options.batch_size, options.rounds, options.every, *options.sizes) < 1 or options.steps % options.every:
         parser.error("numbers must be 1 or more, and --steps a multiple of --every")
-    world = init(int(os.environ.get("OMP_NUM_THREADS", 0)) or None, half_precision=options.fp16)
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or None
+    world = MpiWorld() if options.mpi else init(threads, half_precision=options.fp16)
     found = rows(options, world)
     if world.rank == 0:
         options.output.mkdir(parents=True, exist_ok=True)

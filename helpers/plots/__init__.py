@@ -6,6 +6,7 @@ from them and ends with `show(fig, alt)`. Colours, fonts and sizes are in course
 
 from helpers.plots.display import GREY, show, table, title, use_style
 from helpers.plots.predictions import accuracy_vs_retained, entropy_histograms, images, predictive_density, reliability
+from helpers.plots.steps import step_phases
 from helpers.plots.training import learning_curves, speedup, weight_posteriors
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "reliability",
     "show",
     "speedup",
+    "step_phases",
     "table",
     "title",
     "use_style",

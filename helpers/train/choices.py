@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from helpers import data, elbo, files, models
 from helpers.data import Dataset
+from helpers.distributed import World
 from helpers.inference import is_bayesian
 from helpers.methods.moped import start_from_twin
 from helpers.runs import restore_model
@@ -71,13 +72,18 @@ def data_folder(path: str | None, name: str) -> Path | None:
     return place
 
 
-def load(flags: FlagValues, name: str, rank: int) -> Data:
+def load(flags: FlagValues, name: str, world: World) -> Data:
     """Load the data set, and hold out the last training examples if they are to be evaluated on.
 
     Raises:
       DataError, FileNotFoundError, ValueError: the data cannot be used as the flags say.
+      RankFailure: the rank that reads the data for this one failed.
     """
-    dataset = data.load(name, data_folder(flags.data_dir, name), quiet=rank > 0)
+    folder, quiet = data_folder(flags.data_dir, name), world.rank > 0
+    if flags.map_data_in is not None:
+        dataset = data.load_mapped(name, flags.map_data_in, world, folder, quiet)
+    else:
+        dataset = data.load(name, folder, quiet)
     x, y, x_test = dataset.x_train, dataset.y_train, dataset.x_test
     if flags.subtract_pixel_mean:
         x, x_test = data.normalise(x), data.normalise(x_test)

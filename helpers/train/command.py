@@ -43,13 +43,13 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
     folder = files.expanded(flags.output or RUNS) / name
     if launched_rank() is not None:
         watchdog.listen()
-    watchdog.start(world.rank, local_ranks(world), lambda: advice(folder), flags.elastic)
+    watchdog.start(world.rank, local_ranks(world), lambda: advice(folder), flags.elastic, world.size)
 
     failure, report = None, None
     try:
         if flags.resume and flags.overwrite:
             raise ValueError("--resume goes on with the run that is there, and --overwrite removes it: choose one")
-        found = choices.load(flags, dataset_name, world.rank)
+        found = choices.load(flags, dataset_name, world)
         optimizer = choices.choose_optimizer(flags, world.size, len(found.training.x))
         spent["data"] = time.time() - began - sum(spent.values())
         model = choices.build_model(flags, name, found.dataset)
@@ -60,7 +60,7 @@ def train(flags: absl_flags.FlagValues, stack: contextlib.ExitStack, run_class: 
             if flags.overwrite:
                 empty(folder)
             report = make_report(flags, folder, found.held_out)
-    except (ValueError, OSError, data.DataError) as error:
+    except (ValueError, OSError, data.DataError, RankFailure) as error:
         failure = error
     world.agree(failure)
     if world.rank == 0 and flags.verbose:

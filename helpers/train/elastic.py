@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from helpers.distributed import PeerLost
 from helpers.distributed.horovod_world import HorovodInternalError
+from helpers.distributed.start import DEFAULTS
 from helpers.runs import Checkpoints, Run
 
 import horovod.tensorflow as hvd
@@ -52,8 +53,8 @@ def run(train: Callable, flags: FlagValues) -> None:
         )
     if flags.overwrite:
         raise ValueError("--elastic goes on from checkpoints, and --overwrite removes them: choose one")
-    # Ranks that are there wait for one that is starting, which takes longer than Gloo's own 30 seconds.
-    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")
+    for name, value in DEFAULTS.items():  # before Horovod starts
+        os.environ.setdefault(name, value)
     hvd.init()
     state = hvd.elastic.ObjectState(hvd.broadcast_object, hvd.rank)
 

@@ -73,7 +73,21 @@ _define("Data", "choice", "dataset", None, "the data set; None: cifar10 for the 
         ["DATA_NAME"], choices=tuple(DATASETS))  # fmt: skip
 _define("Data", "text", "data_dir", None, "the file or folder of the data set; None: $BNN_DATA_DIR, or data/",
         ["DATA_PATH"])  # fmt: skip
-_define("Data", "bool", "subtract_pixel_mean", False, "subtract the training set's mean image")
+_define(
+    "Data",
+    "text",
+    "map_data_in",
+    None,
+    "a folder on a disk or in the memory of each node, such as /dev/shm, in "
+    "which the ranks of a node share one copy of the data set; None: each rank reads and holds its own",
+)
+_define(
+    "Data",
+    "bool",
+    "subtract_pixel_mean",
+    False,
+    "subtract the training set's mean image, for which each rank holds images of its own",
+)
 _define("Data", "int", "validation_examples", 1000, "the last so many training examples, held out for "
         "--eval_freq if that is on", lower_bound=1)  # fmt: skip
 _define("Training", "int", "batch_size", 64, "examples a step on each rank", lower_bound=1)

@@ -16,7 +16,9 @@ pytestmark = [
 
 def test_a_study_has_a_row_for_each_round_of_each_point(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "SIZES", (1000,))
-    monkeypatch.setattr(scaling, "SETTINGS", {"every-2": (["--every=2"], {"HOROVOD_CYCLE_TIME": "5"})})
+    monkeypatch.setattr(
+        scaling, "SETTINGS", {"every-2": (["--every=2"], {"HOROVOD_CYCLE_TIME": "5"}), "mpi": (["--mpi"], {})}
+    )
     small = ["--ranks", "2", "--models", "BNN_FC_flip", "--rounds", "3", "--steps", "2", "--timeout", "100"]
     assert scaling.main([*small, "--global_batch", "64", "--output", str(tmp_path)]) == 0
     rows = [row for file in sorted(tmp_path.glob("*.csv")) for row in read_csv(file)]
@@ -26,12 +28,14 @@ def test_a_study_has_a_row_for_each_round_of_each_point(tmp_path, monkeypatch):
         ("BNN_FC_flip", "strong", "default", 2, 32),
         ("BNN_FC_flip", "weak", "every-2", 2, 64),
         ("all-reduce", "none", "default", 2, 0),
+        ("all-reduce", "none", "mpi", 2, 0),
     }
-    assert len(rows) == 12 and all(0 < row["step"] < 10 and row["nodes"] == 1 <= row["cores"] for row in rows)
+    assert len(rows) == 15 and all(0 < row["step"] < 10 and row["nodes"] == 1 <= row["cores"] for row in rows)
     for row in rows:
         layer = 784 * 64
         expected = 1000 if row["model"] == "all-reduce" else 2 * layer + 64 + 64 * 10 + 10
         assert row["parameters"] == expected and (row["alone"] > 0) == (row["model"] != "all-reduce")
+        assert 0 <= row["waiting"] <= row["alone"] / 2 and row["device"]  # the middle of two ranks is their mean
 
 
 def test_a_point_that_fails_or_takes_too_long_is_named_and_the_rest_go_on(tmp_path, capfd):

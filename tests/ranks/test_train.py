@@ -30,7 +30,12 @@ def test_horovodrun_trains(tmp_path):
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("--modle=CNN_FC", "modle"), ("--batch_size=3000", "3,?000"), ("--data_dir=x", "x")],  # codespell:ignore
+    [
+        ("--modle=CNN_FC", "modle"),  # codespell:ignore
+        ("--batch_size=3000", "3,?000"),
+        ("--data_dir=x", "x"),
+        ("--map_data_in=/no/such", "/no/such"),
+    ],
 )
 def test_what_cannot_be_stops_every_rank_with_one_message(argument, message, tmp_path):
     began = time.monotonic()
@@ -45,3 +50,16 @@ def test_rank_0_alone_warns_of_a_learning_rate(tmp_path):
     done = mpiexec(2, sys.executable, "-m", "helpers.train", *short, f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("raises the learning rate to 0.012 on 2 ranks") == 1
+
+
+def test_ranks_that_share_the_images_train_as_ranks_with_copies_do(tmp_path):
+    (tmp_path / "place").mkdir()
+    short = ["--dataset=mnist", "--model=CNN_FC", "--epochs=1", "--num_monte_carlo=1"]
+    for name, words in {"copies": [], "shared": [f"--map_data_in={tmp_path / 'place'}"]}.items():
+        done = mpiexec(2, sys.executable, "-m", "helpers.train", *short, *words, f"--output={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+    copies, shared = (
+        json.loads((tmp_path / name / "CNN_FC" / "summary.json").read_text()) for name in ("copies", "shared")
+    )
+    assert copies["test"] == shared["test"] and copies["training"]["nll"] == shared["training"]["nll"]
+    assert not list((tmp_path / "place").iterdir())

@@ -127,8 +127,8 @@ def test_jobs_run_on_their_nodes_and_results_are_collected(here, small, tmp_path
     points = {(row["model"], row["scaling"], row["ranks"], row["batch_size"]) for row in rows}
     weak = {("CNN_FC", "weak", ranks, 64) for ranks in (1, 2)}
     assert points == weak | {
-        ("CNN_FC", "strong", 1, 128),
-        ("CNN_FC", "strong", 2, 64),
+        ("CNN_FC", "strong", 1, 256),
+        ("CNN_FC", "strong", 2, 128),
         ("all-reduce", "none", 2, 0),
     }
     log = "".join(path.read_text() for path in (here / "log").glob("mpi_mode*.log"))

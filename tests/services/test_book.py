@@ -154,6 +154,31 @@ def test_the_button_copies_a_code_cell(tab, book):
 
 
 @in_browser
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(tab, book):
+    tab.resize(1280, 900)
+    tab.goto((book / "notebooks" / "03_flipout.html").as_uri())
+    tab.press("Tab", 9)
+    assert tab.evaluate("document.activeElement.textContent").strip() == "Skip to main content"
+    tab.press("Enter", 13)
+    assert tab.evaluate("location.hash") == "#main-content"
+    unseen, reached = [], set()
+    for _ in range(60):
+        tab.press("Tab", 9)
+        name, shown, copies = tab.evaluate(
+            "(() => { const at = document.activeElement, style = getComputedStyle(at);"
+            " return [at.ariaLabel || at.textContent.trim(), style.outlineStyle != 'none' || style.boxShadow != 'none',"
+            "   at.matches('.copybtn')]; })()"
+        )
+        reached.add(name)
+        unseen += [] if shown else [name]
+        if copies:
+            tab.wait(lambda: float(tab.evaluate("getComputedStyle(document.activeElement).opacity")) == 1)
+            break
+    assert copies and len(reached) > 3
+    assert not unseen
+
+
+@in_browser
 def test_figures_stay_legible_in_the_dark(tab, book):
     tab.resize(1280, 900, dark=True)
     tab.goto((book / "notebooks" / "03_flipout.html").as_uri())
@@ -180,7 +205,7 @@ def test_axe_finds_no_serious_violation(tab, book):
         tab.resize(1280, 900)
         tab.goto((book / name).as_uri())
         found[name] = page_checks.violations(tab)
-    for name in ("README.html", "notebooks/03_flipout.html", "docs/api/helpers/elbo/index.html"):
+    for name in ("README.html", *chapters(book)[2:5], "docs/api/helpers/elbo/index.html"):
         tab.resize(1280, 900, dark=True)
         tab.goto((book / name).as_uri())
         found[f"{name}, dark"] = page_checks.violations(tab)

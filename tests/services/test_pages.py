@@ -4,6 +4,7 @@ from cluster.batch import outputs, pages, sources, sweep
 from helpers import ROOT
 
 import pytest
+from nbformat import v4
 
 from tests.support import browser, page_checks
 
@@ -23,6 +24,16 @@ def runs(tmp_path_factory):
     links = {ROOT / "notebooks" / f"{name}.ipynb": folder / "notebooks" / f"{name}.html" for name in NAMES}
     for number, (source, target) in enumerate(links.items()):
         notebook = sources.read(source)
+        if number:
+            cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+            trace = [
+                "\x1b[0;31mValueError\x1b[0m Traceback (most recent call last)",
+                "\x1b[0;32m----> 1\x1b[0m \x1b[38;5;28mint\x1b[39m(\x1b[38;5;124m'x'\x1b[39m)",
+            ]
+            cell.outputs = [
+                v4.new_output("stream", name="stderr", text="a warning\n"),
+                v4.new_output("error", ename="ValueError", evalue="an error", traceback=trace),
+            ]
         outputs.save(notebook, pages.page(notebook, source, target, links, folder), True, target.with_suffix(".ipynb"))
         values = {"seed": number}
         run = sweep.Run(source, source.stem, {"profile": "quick", **values}, values)
@@ -64,8 +75,9 @@ def test_pages_fit_a_telephone(tab, runs, dark):
 
 @pytest.mark.skipif(not page_checks.AXE.is_file(), reason="no axe-core here: npm install --prefix build axe-core")
 @pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_no_serious_violation(tab, runs, dark):
-    tab.resize(1280, 900, dark=dark)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_violation(tab, runs, dark, width):
+    tab.resize(width, 900, dark=dark)
     found = {}
     for path in page_checks.html_files(runs):
         tab.goto(path.as_uri())

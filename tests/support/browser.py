@@ -92,6 +92,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def press(self, key: str, code: int) -> None:
+        """Press a key, by its name and its number in the protocol, as Tab and 9."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the size of the window in CSS pixels, and whether the reader prefers dark pages."""
         phone = width < 600

@@ -1,6 +1,6 @@
 """Figures show what they were given, and their alternative text reaches HTML."""
 
-from helpers import metrics, plots
+from helpers import metrics, plots, timeline
 
 import matplotlib
 
@@ -207,3 +207,14 @@ def test_speedup_divides_by_the_first_entry_and_marks_shared_cores():
     assert axes[1].lines[0].get_ydata() == pytest.approx([1, 2, 3.2])
     hollow = [line for line in axes[1].lines if line.get_markerfacecolor() == "white"]
     assert [line.get_xdata().tolist() for line in hollow] == [[4], [4]]
+
+
+def test_the_phases_of_steps_are_drawn_where_they_happen():
+    long = [timeline.Phase("compute", 1.0, 1.004), timeline.Phase("all-reduce", 1.004, 1.01)]
+    short = [timeline.Phase("compute", 5.0, 5.004), timeline.Phase("copy in", 5.004, 5.0041)]
+    ax = plots.step_phases({"5 ms": long, "1 ms": short})
+    bars = [(round(p.get_x(), 6), round(p.get_width(), 6)) for p in ax.patches]
+    assert bars == [(0, 4), (4, 6), (0, 4), (4, 0.1)]
+    assert [t.get_text() for t in ax.texts] == ["compute", "all-reduce", "compute"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["5 ms", "1 ms"]
+    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == ["compute", "copy in", "all-reduce"]

@@ -93,6 +93,7 @@ def test_a_home_folder_that_is_not_known_is_one_error(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
     monkeypatch.setattr("pwd.getpwnam", nobody)
+    monkeypatch.setenv("BNN_QUIET", "1")  # else the first training of a process has a line about its data
     monkeypatch.delenv("HOME", raising=False)
     if home is not None:
         monkeypatch.setenv("HOME", home)
