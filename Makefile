@@ -34,7 +34,7 @@ setup:  ## make .venv, or bring it up to date; the other targets do it by themse
 run:  ## run every notebook in its quick profile on 2 MPI ranks; results and HTML pages land in build/
 	$(SETUP) python -m cluster.run_notebooks --profile quick --ranks 2 --output build
 
-check: setup  ## check style, spelling, imports and types, then run the quick tests: two minutes on two cores
+check: setup  ## check style, spelling, imports and types, then run the quick tests: four minutes on two cores
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
 	$(IN_VENV) codespell

@@ -80,6 +80,7 @@ FIGURES = ROOT / "build" / "book-figures"  # thumbnails of the gallery
 FIGURES.mkdir(parents=True, exist_ok=True)
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static", str(mathjax.SCRIPT), str(FIGURES)]
+html_favicon = "_static/icon.svg"
 html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_copy_source = True

@@ -81,7 +81,7 @@ def read(path: Path | str) -> list[Step]:
     step is left out, because nothing marks its beginning. The last one is left out if the run was killed in it.
 
     Args:
-      path: the file that $HOROVOD_TIMELINE named. It may break off anywhere. Without $HOROVOD_TIMELINE_MARK_CYCLES the
+      path: the file that HOROVOD_TIMELINE named. It may break off anywhere. Without HOROVOD_TIMELINE_MARK_CYCLES the
         phase "negotiate" begins only after the first exchange with the other ranks.
 
     Returns:

@@ -1,5 +1,5 @@
 // A browser does not let a page that is opened from disk read another one, so search results there have no excerpts.
-if (window.DOCUMENTATION_OPTIONS && location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+if (typeof DOCUMENTATION_OPTIONS !== "undefined" && location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 // Paper has no folds: open them for printing, and close them again.
 let opened = [];

@@ -43,6 +43,7 @@ class Page:
         self.loaded = False
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # without the focus nothing can be copied
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol, and return its result."""
@@ -103,7 +104,8 @@ class Page:
         phone = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # no colour is looked at while it changes
+        self.send("Emulation.setEmulatedMedia", features=[scheme, still])
 
     def screenshot(self, path: Path) -> None:
         """Save what the window shows as a PNG file."""

@@ -169,6 +169,7 @@ def check(make, x):
     np.testing.assert_allclose(sample_outputs(model, x, 3, seed=4), sample_outputs(other, x, 3, seed=4), rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("BNN_EXAMPLES", 12)), deadline=None, database=None,
     suppress_health_check=list(HealthCheck), derandomize="BNN_EXAMPLES" not in os.environ,

@@ -189,6 +189,7 @@ NOISY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOISY)
 def test_a_layer_without_a_known_posterior_is_called_afresh_for_each_draw(kind):
     keras.utils.set_random_seed(0)

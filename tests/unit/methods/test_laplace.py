@@ -71,6 +71,7 @@ def test_the_kronecker_form_is_that_of_dense_algebra(seed):
     assert np.abs(LastLayerLaplace(model, x, 0.2).covariance(x) / right - 1).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hessian", ["full", "kronecker"])
 @pytest.mark.parametrize("seed", range(2))
 def test_draws_have_the_mean_and_covariance(seed, hessian):

@@ -39,6 +39,7 @@ def test_moments_are_those_of_the_snapshots(seed, rank):
     np.testing.assert_allclose(columns, deviations, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 4])
 def test_draws_have_the_covariance_of_the_paper(rank):
     swag, _ = collected(1, 9, rank)

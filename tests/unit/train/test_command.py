@@ -110,6 +110,7 @@ def test_a_bnn_starts_from_its_twins_run_and_resumes_with_the_same_priors(tmp_pa
     assert "holds no checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_trains(name, tmp_path):
     arguments = [f"--model={name.upper()}", f"--output={tmp_path}", "--iterations=3", "--num_monte_carlo=2"]

@@ -45,6 +45,7 @@ def task():
 FIRST = comparison.chosen("columns", [])  # the first trial of each method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", comparison.METHODS)
 def test_every_method_learns_and_is_found_again(name, task, tmp_path):
     train = comparison.METHODS[name].train

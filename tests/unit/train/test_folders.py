@@ -165,6 +165,7 @@ def test_what_prevents_checkpoints_is_known_before_the_training(tmp_path, monkey
     assert "step 1" not in said.out and f"can be written in {tmp_path}/CNN_FC/checkpoints" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
