@@ -7,6 +7,7 @@ import fcntl
 import io
 import itertools
 import os
+import re
 import secrets
 import socket
 import sys
@@ -91,6 +92,8 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | float | str:
+    if re.fullmatch(r"0\d+|\d+e\d+", text):  # Python writes no number so, but a commit may look like this
+        return text
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

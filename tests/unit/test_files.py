@@ -52,6 +52,13 @@ def test_a_table_comes_back_as_it_was(tmp_path):
     assert (tmp_path / "table.csv").read_text().startswith("step,loss,word\n1,0.30000000000000004,")
 
 
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path):
+    """Seven characters of a commit are digits and letters to f. A number is never written in these forms."""
+    rows = [{"commit": "12e4567", "value": 1e-07}, {"commit": "0123456", "value": 1e16}]
+    files.write_csv(tmp_path / "table.csv", rows)
+    assert files.read_csv(tmp_path / "table.csv") == rows
+
+
 @pytest.mark.parametrize("damage", [b"a,b\n1\n", b"a,b\n1,2,3\n", b"a,b\n1,\xff\n", b'a,b\n1,"' + b"x" * 200_000])
 def test_a_damaged_table_is_named(tmp_path, damage):
     path = tmp_path / "table.csv"
