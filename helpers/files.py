@@ -92,9 +92,7 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> int | float | str:
-    if re.fullmatch(r"0\d+|\d+e\d+", text):  # Python writes no number so, but a commit may look like this
-        return text
-    for kind in (int, float):
+    for kind in () if re.fullmatch(r"0\d+|\d+e\d+", text) else (int, float):  # no number, but a commit, looks so
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
