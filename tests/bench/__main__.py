@@ -32,6 +32,7 @@ BARS = [
     ("train", "ours / twin lowered alike", "<=", None, 1.1, None),
     ("train", "IVON / twin", "<=", 1.15, 1.1, 1.1),
     ("train", "IVON, 10 a call / twin, 10 a call", "", None, None, None),
+    ("train", "a normal number a weight / twin", "", None, None, None),
     ("train", "stock / ours", ">=", 1.2, 1.6, 1.0),
     ("train", "stock in fit / ours", "", None, None, None),
     ("train", "bayesian-torch / ours", ">=", 1.1, 3.5, 1.4),

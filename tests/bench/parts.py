@@ -17,6 +17,7 @@ BEGAN = float(os.environ.get("BNN_BENCH_BEGAN", time.time()))
 
 from helpers import ROOT, models  # noqa: E402 the clock first: start-up is timed too
 from helpers.fit import stepper  # noqa: E402
+from helpers.layers.noise import stateless_normal  # noqa: E402
 from helpers.methods.ivon import IVON  # noqa: E402
 from helpers.timing import interleaved  # noqa: E402
 
@@ -112,6 +113,9 @@ def train(short, rounds, steps):
     for name, how in (("", {"steps": 1}), (", 10 a call", {"steps": steps // calls})):
         step = stepper(ivon, x, y, batch_size=BATCH, optimizer=IVON(0.1, EXAMPLES), **how)
         run[f"IVON{name}"] = repeat(step, steps if how["steps"] == 1 else calls)
+    keys, numbers = tf.reshape(tf.range(2 * steps, dtype=tf.int64), [-1, 2]), [ivon.count_params()]
+    draw = tf.function(lambda: tf.scan(lambda _, key: stateless_normal(key, numbers), keys, tf.zeros(numbers)))
+    run["a normal number a weight"] = draw  # what a step of IVON has to do beyond one of Adam
     if python := os.environ.get("BNN_TORCH_PYTHON"):
         layers = [_described(layer) for layer in made["ours"].layers]
         plan = json.dumps([MODELS[short][1], BATCH, EXAMPLES, steps, layers])

@@ -10,11 +10,13 @@ import pandas as pd
 TRAIN = {"ours", "stock", "twin", "IVON"}
 TIMES = {("train", what) for name in TRAIN for what in (name, f"{name}, 10 a call")} | {("train", "stock in fit")}
 LOOPS = ("Python loop", "Python loop of stock", "tf.function loop", "deterministic forwards")
+TIMES |= {("train", "a normal number a weight")}
 TIMES |= {("inference", what) for what in ("ours", *LOOPS)}
 RATIOS = {
     "ours / twin",
     "IVON / twin",
     "IVON, 10 a call / twin, 10 a call",
+    "a normal number a weight / twin",
     "stock / ours",
     "stock in fit / ours",
     "ours, 10 a call / twin, 10 a call",
