@@ -15,6 +15,8 @@ from tests.unit.test_conda import CONDA, FROM_PIP, PYTHON, ROOT
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A clone whose environment has only what the pip section installs: (clone, its variables)."""
+    if os.environ.get("BNN_TEST_CONDA") != "1":
+        pytest.skip("it installs all packages once more, which takes five minutes: set BNN_TEST_CONDA=1 to run it")
     if not PYTHON.contains(".".join(map(str, sys.version_info[:3]))):
         pytest.skip("environment.yml does not offer this Python")
     clone = tmp_path_factory.mktemp("conda") / "clone"

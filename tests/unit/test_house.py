@@ -51,12 +51,12 @@ def first_imports():
     """{module that is imported first: modules that are imported after it}.
 
     To import a module of a package is to import the package first, so the modules of one share a process. Otherwise
-    each of them would import TensorFlow anew.
+    each of them would import TensorFlow or nbconvert anew.
     """
     found = {}
     for module in sorted(set(MODULES)):
         package = module.rpartition(".")[0]
-        first = package if package.startswith("helpers.") else module
+        first = package if "." in package else module
         found.setdefault(first, []).append(module)
     return found
 
