@@ -12,6 +12,6 @@ test set is used for `scores` and `shift_scores` alone.
 
 from helpers.train.comparison.methods import MEMBERS, METHODS, chosen
 from helpers.train.comparison.scores import held_out_scores, scores, shift_scores
-from helpers.train.comparison.task import Task, make_task
+from helpers.train.comparison.task import TASKS, Task, make_task
 
-__all__ = ["MEMBERS", "METHODS", "Task", "chosen", "held_out_scores", "make_task", "scores", "shift_scores"]
+__all__ = ["MEMBERS", "METHODS", "TASKS", "Task", "chosen", "held_out_scores", "make_task", "scores", "shift_scores"]

@@ -49,11 +49,19 @@ class Task(NamedTuple):
         return self.epochs * data.steps_per_epoch(len(self.training.x), self.batch_size, 1)
 
 
-# The model, the data set of the strangers, the augmentation, and the epochs in the quick and in the full profile.
-_TASKS: dict[str, tuple[str, str, Callable, dict[str, int]]] = {
-    "mnist": ("CNN_LeNet", "fashion_mnist", partial(data.shift, reach=2), {"quick": 3, "full": 4}),
-    "fashion_mnist": ("CNN_LeNet", "mnist", data.reflect, {"quick": 3, "full": 12}),
-    "cifar10": ("CIFAR10_CNN_model", "mnist", data.shift_and_reflect, {"quick": 1, "full": 8}),
+class Plan(NamedTuple):
+    """A task without its data: the names of its model and of its strangers, and its epochs in each profile."""
+
+    model: str
+    strangers: str
+    augment: Callable
+    epochs: dict[str, int]
+
+
+TASKS = {
+    "mnist": Plan("CNN_LeNet", "fashion_mnist", partial(data.shift, reach=2), {"quick": 3, "full": 4}),
+    "fashion_mnist": Plan("CNN_LeNet", "mnist", data.reflect, {"quick": 3, "full": 12}),
+    "cifar10": Plan("CIFAR10_CNN_model", "mnist", data.shift_and_reflect, {"quick": 1, "full": 8}),
 }
 
 
@@ -70,24 +78,24 @@ def make_task(name: str, profile: str, folder: Path | str | None = None, epochs:
       ValueError: there is no such task or profile.
       data.DataError: see `data.load`.
     """
-    if name not in _TASKS or profile not in ("quick", "full"):
-        raise ValueError(f"expected one of {', '.join(_TASKS)} and quick or full, found {name!r} and {profile!r}")
-    model, other, augment, usual = _TASKS[name]
-    dataset, strangers = (data.load(each, folder, quiet=True) for each in (name, other))
+    if name not in TASKS or profile not in ("quick", "full"):
+        raise ValueError(f"expected one of {', '.join(TASKS)} and quick or full, found {name!r} and {profile!r}")
+    plan = TASKS[name]
+    dataset, strangers = (data.load(each, folder, quiet=True) for each in (name, plan.strangers))
     quick, photographs = profile == "quick", name == "cifar10"
     held_out, few = min(5_000, len(dataset.x_train) // 8), 1_000 if quick else None
     training, test = len(dataset.x_train) - held_out, 500 if quick else None
     return Task(
         name=f"{dataset.name}-{profile}" + (f"-{epochs}-epochs" if epochs else ""),
         dataset=dataset,
-        model=model,
+        model=plan.model,
         training=Examples(dataset.x_train[: few or training], dataset.y_train[: few or training]),
         held_out=Examples(dataset.x_train[training:][:few], dataset.y_train[training:][:few]),
         test=Examples(dataset.x_test[:test], dataset.y_test[:test]),
         strangers=_of_shape(strangers.x_test[: 500 if quick else 5_000], dataset.input_shape),
-        epochs=epochs or usual[profile],
+        epochs=epochs or plan.epochs[profile],
         batch_size=64,
-        augment=augment,
+        augment=plan.augment,
         draws=8 if quick else 30,  # as many for each of five members
         corrupted=100 if quick else 500 if photographs else 1_000,
         corrupted_draws=4 if quick else 15,

@@ -35,7 +35,7 @@ def task():
         strangers=255 - x[:50],
         epochs=9,
         batch_size=40,
-        augment=tasks._TASKS["mnist"][2],
+        augment=comparison.TASKS["mnist"].augment,
         draws=3,
         corrupted=20,
         corrupted_draws=2,
