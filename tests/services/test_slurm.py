@@ -59,11 +59,11 @@ def waiting(machine, tmp_path_factory):
     request = ["--ranks-per-node", 1, "--time", 1, "--", path, "--output", folders["too_long"]]
     jobs = {"too_long": start(machine, "notebooks", *request)}
     if IN_VENV:
-        # 20 to 50 seconds after its start, and 40 to 70: by then the ranks are there.
-        told = by_hand(machine, folders["told"], STOPPED, "--time=2", "--signal=B:USR1@100")
+        # 40 to 70 seconds after its start, and 90 to 120: by then the ranks are there, on a slow machine too
+        told = by_hand(machine, folders["told"], STOPPED, "--time=2", "--signal=B:USR1@80")
         flags = ["--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={folders['saved']}/out"]
         offline = {**machine, "BNN_OFFLINE": "1"}
-        saved = by_hand(offline, folders["saved"], None, "--time=2", "--signal=B:USR1@80", flags=flags)
+        saved = by_hand(offline, folders["saved"], None, "--time=3", "--signal=B:USR1@90", flags=flags)
         jobs |= {"told": told, "saved": saved}
     yield {name: (job, folders[name]) for name, job in jobs.items()}
     for job in jobs.values():
