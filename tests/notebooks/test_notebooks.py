@@ -110,14 +110,14 @@ def build(tmp_path_factory):
     return tmp_path_factory.mktemp("build")
 
 
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS + JOBS, ids=quick_name)
 def test_it_runs_in_its_quick_profile(path, build):
     """The notebook runs to its end with the command that `make run` uses, and leaves a page and an index."""
-    words = [sys.executable, "-m", "cluster.run_notebooks", str(path), "--profile", "quick", "--timeout", "600"]
+    words = [sys.executable, "-m", "cluster.run_notebooks", str(path), "--profile", "quick", "--timeout", "900"]
     environment = {**os.environ, "BNN_RUNS_DIR": str(build / "runs")}
     done = subprocess.run(
-        [*words, "--output", str(build)], cwd=ROOT, env=environment, timeout=660, capture_output=True, text=True
+        [*words, "--output", str(build)], cwd=ROOT, env=environment, timeout=960, capture_output=True, text=True
     )
     executed = build / "notebooks" / path.relative_to(FOLDER)
     assert executed.is_file(), done.stderr[-3000:]

@@ -159,7 +159,7 @@ def sets(draw):
 
 
 @pytest.mark.slow
-@examples(200)
+@examples(100)
 @given(asked=sets())
 def test_a_set_of_flags_trains_or_is_refused_in_one_line(place, tmp_path_factory, asked):
     arguments, faults, there, in_file = asked
