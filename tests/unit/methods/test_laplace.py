@@ -12,7 +12,7 @@ import tf_keras as keras
 from tests.support.networks import stack
 
 kl = keras.layers
-DRAWS = 1000
+DRAWS = 400
 
 
 def trained(seed, *last, n=40):

@@ -13,7 +13,7 @@ import tf_keras as keras
 from tests.support.networks import stack
 
 kl = keras.layers
-DRAWS = 1000
+DRAWS = 400
 
 
 def collected(seed, count, rank, size=6):
