@@ -71,12 +71,23 @@ def test_a_module_of_cluster_can_be_imported_first_and_says_nothing_and_needs_no
 
 
 def test_a_module_of_helpers_can_be_imported_first_and_says_nothing():
-    """One process imports TensorFlow, which takes long, and a copy of it for each module imports that module first."""
+    """One process imports TensorFlow, which takes long, and a copy of it for each module imports that module first.
+
+    There TensorFlow would be quiet anyway, so each import of it has to come after that of helpers.keras2.
+    """
     names = [[first, *modules] for first, modules in FIRST.items() if first.startswith("helpers")]
     assert len(names) > 15
     done = run(f"""
-import importlib, os, sys, traceback
+import builtins, importlib, os, sys, traceback
 import helpers.keras2, matplotlib.pyplot, scipy.stats, tensorflow_probability
+del sys.modules["helpers.keras2"], helpers.keras2
+
+def in_order(name, *more, original=builtins.__import__):
+    if name.partition(".")[0] in ("tensorflow", "tf_keras", "tensorflow_probability"):
+        assert "helpers.keras2" in sys.modules, name + " before helpers.keras2"
+    return original(name, *more)
+
+builtins.__import__ = in_order
 failed = []
 for names in {names}:
     child = os.fork()
