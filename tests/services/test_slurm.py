@@ -59,7 +59,7 @@ def waiting(machine, tmp_path_factory):
     request = ["--ranks-per-node", 1, "--time", 1, "--", path, "--output", folders["too_long"]]
     jobs = {"too_long": start(machine, "notebooks", *request)}
     if IN_VENV:
-        # 40 to 70 seconds after its start, and 90 to 120: by then the ranks are there, on a slow machine too
+        # 40 to 70 seconds after its start, and 90 to 120: even on a slow machine the ranks are there by then.
         told = by_hand(machine, folders["told"], STOPPED, "--time=2", "--signal=B:USR1@80")
         flags = ["--model=CNN_FC", "--epochs=1000000", "--checkpoint_every=1000000", f"--output={folders['saved']}/out"]
         offline = {**machine, "BNN_OFFLINE": "1"}
