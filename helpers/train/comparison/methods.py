@@ -146,18 +146,19 @@ def _grid(**values: tuple) -> tuple[dict[str, Any], ...]:
     return tuple(dict(zip(values, point, strict=True)) for point in itertools.product(*values.values()))
 
 
-# Four trials a method. Methods that build on the deterministic network take the setting that was chosen for it.
+# Four trials a method, and three for the deeper network. Methods that build on the deterministic network take the
+# setting that was chosen for it.
 METHODS = {
     "deterministic": Method(
         _deterministic,
         _grid(learning_rate=(2e-3, 4e-3), prior_scale=(None, 4.0)),
-        deeper=_grid(learning_rate=(5e-4, 1e-3, 2e-3, 4e-3), prior_scale=(None,)),
+        deeper=_grid(learning_rate=(1e-3, 2e-3, 4e-3), prior_scale=(None,)),
     ),
     "flipout": Method(_flipout, _grid(learning_rate=(2e-3, 4e-3), prior_scale=(1.0, 4.0))),
     "ivon": Method(
         _ivon,
         _grid(learning_rate=(0.2, 0.5), beta2=(0.9995, 0.9999)),
-        deeper=_grid(learning_rate=(0.05, 0.1, 0.2, 0.4), beta2=(0.9995,)),
+        deeper=_grid(learning_rate=(0.05, 0.1, 0.2), beta2=(0.9995,)),
     ),
     "dropout": Method(_dropout, _grid(learning_rate=(1e-3, 2e-3), rate=(0.1, 0.3))),
     "swag": Method(_swag, _grid(learning_rate=(1e-3, 3e-3, 1e-2, 3e-2))),
