@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers import data, elbo
+from helpers.inference.inputs import check_training_inputs
 from helpers.layers.divergence import adds_kl, layers_of, parts_of
 
 import numpy as np
@@ -29,12 +30,13 @@ def check(model: keras.Model, x: np.ndarray, y: np.ndarray, loss: elbo.NegativeE
       Warnings of what is counted in another way than the reader may expect.
 
     Raises:
-      ValueError: the targets do not fit the outputs, the loss is not a mean over examples, labels name classes that the
-        model does not have, a layer adds losses where the loss cannot read them or more than once, or there is nothing
-        to train.
+      ValueError: x is uint8 that is no image, the targets do not fit the outputs, the loss is not a mean over examples,
+        labels name classes that the model does not have, a layer adds losses where the loss cannot read them or more
+        than once, or there is nothing to train.
     """
     if not model.trainable_variables:
         raise ValueError(f"The model {model.name} has no trainable variables. Build it, or set trainable=True.")
+    check_training_inputs(model, x)
     nll = getattr(loss, "nll", None)
     inputs, targets = _two_examples(model, x, y)
     with _unchanged(model):

@@ -17,6 +17,7 @@ READS_INTEGERS = (
     keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Embedding, keras.layers.IntegerLookup,
     keras.layers.CategoryEncoding, keras.layers.Discretization, keras.layers.Hashing,
 )  # fmt: skip
+ADVICE = "Pass data.normalise(x) if they are images, or x.astype('float32') if the numbers count as they are."
 
 
 def inputs_of(model: keras.Model, x: Any) -> Any:
@@ -140,18 +141,35 @@ def _checked(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> np.nda
         raise ValueError(f"expected real numbers, found {x.dtype}. Convert x to the numbers that the model needs.")
     if x.dtype.kind in "OUS":
         return x.astype(str).astype(object) if x.dtype.kind != "S" else x
-    dtype = _type(model, x, spec, count)
-    if x.dtype == np.uint8 and dtype.is_floating and not any(isinstance(p, READS_INTEGERS) for p in parts_of(model)):
-        advice = "Pass data.normalise(x) if they are images, or x.astype('float32') if the numbers count as they are."
-        if x.ndim != 4 or x.max() == 1:
-            raise ValueError(
-                "expected uint8 only for images [N, height, width, channels] with values up to 255, found "
-                f"{list(x.shape)} with values up to {x.max()}. {advice}"
-            )
+    if x.dtype == np.uint8 and _is_scaled(model, x, spec, count):
         if not from_libraries(model):  # whose code may scale them as well
-            warnings.warn(f"uint8 was taken for images and scaled to [0, 1]. {advice}", stacklevel=2)
+            warnings.warn(f"uint8 was taken for images and scaled to [0, 1]. {ADVICE}", stacklevel=2)
         x = data.normalise(x)
-    return x.astype(dtype.as_numpy_dtype, copy=False)
+    return x.astype(_type(model, x, spec, count).as_numpy_dtype, copy=False)
+
+
+def _is_scaled(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> bool:
+    """Tell whether uint8 stands for images, which are scaled; raise a ValueError if it may stand for anything."""
+    integers = any(isinstance(part, READS_INTEGERS) for part in parts_of(model))
+    if integers or not _type(model, x, spec, count).is_floating:
+        return False
+    if x.ndim != 4 or x.max() == 1:
+        raise ValueError(
+            "expected uint8 only for images [N, height, width, channels] with values up to 255, found "
+            f"{list(x.shape)} with values up to {x.max()}. {ADVICE}"
+        )
+    return True
+
+
+def check_training_inputs(model: keras.Model, x: Any) -> None:
+    """Raise a ValueError if training would scale uint8 to [0, 1] where `inputs_of` takes it as it is, or refuses it."""
+    some = np.asarray(x[:1000])
+    specs = tf.nest.flatten(_wanted(model)) if some.dtype == np.uint8 else []
+    if some.dtype == np.uint8 and not _is_scaled(model, some, specs[0] if len(specs) == 1 else None, 1):
+        raise ValueError(
+            f"fit scales uint8 to [0, 1], but {model.name} has a layer or an Input that reads the numbers as they are. "
+            "Give x as another type, such as x.astype('float32')."
+        )
 
 
 def _type(model: keras.Model, x: np.ndarray, spec: Any, count: int) -> tf.DType:

@@ -10,6 +10,7 @@ inputs are not those of one network.
 """
 
 import math
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -62,16 +63,26 @@ def predict(
             f"expected logits [N, C] of at least two classes, found {list(logits.shape[1:])} of {logits.dtype}. "
             "Call sample_outputs, which returns the outputs as they are."
         )
-    if logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
+    sums, least = logits.sum(axis=-1), logits.min(axis=-1)
+    known = np.isfinite(sums)  # a NaN in one example says nothing about the others
+    if known.any() and least[known].min() >= 0 and np.allclose(sums[known], 1, atol=1e-3) or _squashes(posterior):
         raise ValueError(
-            "expected logits, found outputs that are probabilities already, because each row sums to 1. "
-            "Call sample_outputs, or leave out the softmax at the model's end."
+            "expected logits, found outputs that are probabilities already. Call sample_outputs, or leave out the "
+            "softmax or sigmoid at the model's end."
         )
     # In place, because the result may take much memory.
     logits -= logits.max(axis=-1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=-1, keepdims=True)
     return logits
+
+
+def _squashes(posterior: Any) -> bool:
+    """Tell whether a model ends with a softmax or a sigmoid. In half precision the sums of a softmax are not exact."""
+    outputs = getattr(getattr(posterior, "model", posterior), "outputs", None)
+    layer = outputs[0]._keras_history.layer if outputs and hasattr(outputs[0], "_keras_history") else None
+    ends = (keras.activations.softmax, keras.activations.sigmoid)
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in ends
 
 
 def sample_outputs(
@@ -113,7 +124,7 @@ def sample_outputs(
 
     Raises:
       ValueError: there are no draws or no examples, or x has another shape than the model's input.
-      TypeError: `posterior` is neither of these, or an output of the model is no tensor.
+      TypeError: `posterior` is neither of these, num_draws is no whole number, or an output of the model is no tensor.
       distributed.RankFailure: another rank has failed.
     """
     try:
@@ -129,6 +140,7 @@ def _outputs_of_rank(
     posterior: Any, x: Any, num_draws: int, seed: int, budget: int, world: World, progress: bool
 ) -> Any:
     """Return the outputs of this rank's draws, [S_rank, N, K], within `budget` bytes."""
+    num_draws = operator.index(num_draws)
     if num_draws < 1:
         raise ValueError(f"expected at least 1 draw, found num_draws={num_draws}")
     single = not isinstance(posterior, keras.Model)  # it yields one network at a time
@@ -156,6 +168,11 @@ def _outputs_of_rank(
                         shaped = lambda a: np.empty([end - begin, n, *a.shape[2:]], a.dtype)  # noqa: E731
                         outputs = tf.nest.map_structure(shaped, found)
                     for whole, some in zip(tf.nest.flatten(outputs), tf.nest.flatten(found), strict=True):
+                        if some.shape[2:] != whole.shape[2:]:
+                            raise ValueError(
+                                f"expected networks with outputs of one shape, found {list(some.shape[2:])} after "
+                                f"{list(whole.shape[2:])}. Give an ensemble members with the same outputs."
+                            )
                         whole[first - begin : first - begin + count, start : start + rows] = some[: end - first]
                     ticker.update(count * min(rows, n - start))
             first += count

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorflow_probability import distributions as tfd
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, np.generic, type(None))
 
 
 def settings_of(model: keras.Model) -> list:
@@ -23,7 +23,7 @@ def settings_of(model: keras.Model) -> list:
             if name in ("_networks", "_called", *LEFT) or name.startswith(("_self_", "_build_", "_saved_")):
                 continue
             values = [*value, *value.values()] if isinstance(value, dict) else value
-            if callable(value) or isinstance(value, tf.Variable | tfd.Distribution):
+            if callable(value) or tf.is_tensor(value) or isinstance(value, tf.Variable | tfd.Distribution):
                 found.append((name, id(value)))
             elif isinstance(value, np.ndarray):
                 found.append((name, value.tobytes()))

@@ -8,6 +8,7 @@ from helpers.inference.posterior import parts_of
 from helpers.layers.noise import fold_in
 from helpers.methods.weights import network_seed
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -33,7 +34,8 @@ class MCDropout:
         `AlphaDropout` or `GaussianDropout`, at any depth.
 
     Raises:
-      ValueError: the model has no such layer, all their rates are 0, or a recurrent or attention layer has a rate.
+      ValueError: the model has no such layer, all their rates are 0, a recurrent or attention layer has a rate, or a
+        dropout layer is in TimeDistributed.
     """
 
     members = None
@@ -46,6 +48,12 @@ class MCDropout:
                 f"the layers {inner} drop inside of their own call, which cannot be fixed to one mask. "
                 "Set their dropout to 0, and put Dropout layers before and after them."
             )
+        for part in parts:
+            if isinstance(part, kl.TimeDistributed) and isinstance(part.layer, LAYERS) and _is_rate(part.layer.rate):
+                raise ValueError(
+                    f"the layer {part.name} drops anew at each time step, which cannot be fixed to one mask. "
+                    "Take its dropout layer out of TimeDistributed."
+                )
         self.model, layers = model, [part for part in parts if isinstance(part, LAYERS) and _is_rate(part.rate)]
         if not layers:
             raise ValueError(
@@ -60,6 +68,9 @@ class MCDropout:
             vars(model)["_self_dropout"] = lambda: kept
         self._layers = [(layer, attributes) for _, layer, attributes in kept.values()]
         self._seed = next(iter(kept.values()))[0]
+
+    def __reduce__(self) -> Any:
+        raise TypeError("MCDropout cannot be copied or sent. Copy or send its model, and make a new MCDropout of it.")
 
     @contextmanager
     def fixed(self, seed: int, number: int) -> Iterator[keras.Model]:
@@ -79,7 +90,8 @@ class MCDropout:
 
 
 def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+    numbers = int | float | np.number | tf.Variable
+    return isinstance(value, numbers) and not isinstance(value, bool) and float(value) > 0
 
 
 def _as_in_training(layer: keras.layers.Layer, seed: tf.Variable, place: int) -> dict[str, Any]:
@@ -87,7 +99,8 @@ def _as_in_training(layer: keras.layers.Layer, seed: tf.Variable, place: int) ->
 
     @tf.autograph.experimental.do_not_convert
     def call(inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
-        return type(layer).call(layer, inputs, training=True)
+        how = {"training": True} if layer._expects_training_arg else {}
+        return type(layer).call(layer, inputs, **how)
 
     return {"call": call, "_random_generator": _SharedNoise(seed, place)}
 

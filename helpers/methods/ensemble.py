@@ -19,13 +19,15 @@ class Ensemble:
 
     Deterministic models are the networks themselves, in order. If the members are posteriors whose draws never run out,
     such as IVON's or a model with Bayesian layers, network s is draw s of member s modulo M. So take a multiple of M
-    draws, which gives all members the same weight.
+    draws, which gives all members the same weight. A model whose own layers draw numbers in their call counts as one
+    network here. Wrap it in a posterior of your own, with `members` and `fixed`.
 
     Args:
       members: built Keras models or posteriors, at least one, that take the same inputs.
 
     Raises:
-      ValueError: there is no member, or the draws of some members run out and those of others do not.
+      ValueError: there is no member, two members have the same model, or the draws of some members run out and those
+        of others do not.
       TypeError: a member is neither a model nor a posterior.
     """
 
@@ -35,6 +37,10 @@ class Ensemble:
             raise ValueError("expected at least one member, found none")
         if unknown := [type(m).__name__ for m in self._members if not isinstance(m, keras.Model | Posterior)]:
             raise TypeError(f"expected Keras models or posteriors, found {', '.join(unknown)}")
+        models = [getattr(member, "model", member) for member in self._members]
+        if len(set(map(id, models))) < len(models):
+            raise ValueError("two members have the same model, whose weights are those of its last training. "
+                             "Build a new model for each member.")  # fmt: skip
         sizes = [_networks(member) for member in self._members]
         finite = [size for size in sizes if size is not None]
         if 0 < len(finite) < len(sizes):

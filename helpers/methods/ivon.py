@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers.layers.noise import stateless_normal
 from helpers.methods.ivon_posterior import IVONPosterior
-from helpers.methods.weights import flattened, shaped
+from helpers.methods.weights import claim, flattened, shaped
 
 import tensorflow as tf
 import tf_keras as keras
@@ -67,20 +67,19 @@ class IVON(keras.optimizers.Optimizer):
         """Create h and g, one vector each for all variables, and lambda and delta, which checkpoints hold as well.
 
         Raises:
-          ValueError: the variables are not all float32 or all float64, or IVON has those of another model.
+          ValueError: IVON has the variables of another model, or `weights.claim` refuses these.
         """
         if self.means and list(map(id, self.means)) != list(map(id, var_list)):
             raise ValueError("This IVON has the variables of another model. Make a new one for each model.")
-        if self.means:
+        dtype = claim(var_list, self)
+        if self.means:  # a further run counts its steps anew, and its first steps correct a momentum that starts at 0
+            self.momentum.assign(tf.zeros_like(self.momentum))
             return
         super().build(var_list)
-        types = {variable.dtype for variable in var_list}
-        if len(types) > 1 or not types <= {tf.float32, tf.float64}:
-            raise ValueError(f"expected float32 or float64 variables, found {sorted(kind.name for kind in types)}")
         self.means, size = self._no_dependency(list(var_list)), sum(math.prod(v.shape) for v in var_list)
 
         def add(name: str, shape: list[int]) -> tf.Variable:
-            return self.add_variable(shape, *types, keras.initializers.Constant(self.settings.get(name, 0.0)), name)
+            return self.add_variable(shape, dtype, keras.initializers.Constant(self.settings.get(name, 0.0)), name)
 
         self.hessian, self.momentum = add("hess_init", [size]), add("momentum", [size])
         self.sample_size, self.decay = add("effective_sample_size", []), add("weight_decay", [])

@@ -38,9 +38,18 @@ class IVONPosterior:
 
     @contextmanager
     def fixed(self, seed: int, number: int) -> Iterator[keras.Model]:
-        """Yield the model with the weights of draw `number`."""
+        """Yield the model with the weights of draw `number`.
+
+        Raises:
+          ValueError: another IVON has trained the model since.
+        """
+        if any(variable.means_of != id(self.optimizer) for variable in self.optimizer.means):
+            raise ValueError(f"Another IVON has trained {self.model.name} since. Build a new model for each IVON.")
         with self.optimizer.sampled(network_seed(seed, number)):
             yield self.model
+
+    def __reduce__(self) -> Any:
+        raise TypeError("IVON's posterior cannot be copied or sent. Send its moments(), or save the run in a folder.")
 
     def moments(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (means, standard deviations) of each of the model's trainable variables, in their order."""

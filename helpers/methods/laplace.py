@@ -7,7 +7,7 @@ from typing import Any
 from helpers.inference import is_bayesian
 from helpers.inference.inputs import inputs_of
 from helpers.layers.noise import fold_in, stateless_normal
-from helpers.methods.weights import assigned, network_seed
+from helpers.methods.weights import assigned, network_seed, refuse_constraints
 
 import numpy as np
 import tensorflow as tf
@@ -43,6 +43,7 @@ class LastLayerLaplace:
       precision: tau > 0 of the prior N(0, 1/tau), in which N times a weight decay of the mean loss is contained; None
         takes the one with the largest `log_evidence`.
       noise: standard deviation of a Gaussian likelihood, in units of the targets; None is softmax classification.
+        A model with a mean and a log variance (`elbo.gaussian_nll`) is neither, and cannot be told from two classes.
       hessian: "full", "kronecker", or None for the full one up to 2,000 weights.
 
     Attributes:
@@ -50,7 +51,7 @@ class LastLayerLaplace:
       features: the number of features with the constant one, D; the model has C outputs.
 
     Raises:
-      ValueError: the model, the precision, the noise or the Hessian is none of these.
+      ValueError: the model, the precision, the noise or the Hessian is none of these, or a feature is not finite.
     """
 
     members = None
@@ -69,14 +70,26 @@ class LastLayerLaplace:
                 raise ValueError(f"expected {name} > 0 or None, found {value}")
         if hessian not in (None, "full", "kronecker"):
             raise ValueError(f'expected hessian "full", "kronecker" or None, found {hessian!r}')
-        self.model, self._layer = model, _last_layer(model)
-        # [D, C], with the bias as the last row
-        weights = [np.atleast_2d(weight).astype(np.float64) for weight in self._layer.get_weights()]
-        self._mean = np.concatenate(weights)
+        self.model, self._name = model, _last_layer(model).name
+        refuse_constraints(self._layer.weights)
+        self._mean = self._weights()
         self.features, outputs = self._mean.shape
+        if outputs == 1 and noise is None:
+            raise ValueError(
+                f"{model.name} has one output, which is no softmax. Give the noise of a regression, or let a "
+                "classifier of two classes end with keras.layers.Dense(2)."
+            )
         full = hessian == "full" or hessian is None and self._mean.size <= FULL
         self._decompose(_curvature(self._inputs(x), self._mean, noise, full), full, outputs)
         self.precision = precision or self._best_precision()
+
+    @property
+    def _layer(self) -> keras.layers.Dense:
+        return self.model.get_layer(self._name)  # a copy of this object has a model of its own
+
+    def _weights(self) -> np.ndarray:
+        """Return the last layer's weights [D, C], with the bias as the last row."""
+        return np.concatenate([np.atleast_2d(weight).astype(np.float64) for weight in self._layer.get_weights()])
 
     def _decompose(self, curvature: tuple, full: bool, outputs: int) -> None:
         """Keep the eigenvalues of H [D, C] and the eigenvectors, those of H or those of A and of B."""
@@ -97,6 +110,9 @@ class LastLayerLaplace:
         for start in range(0, len(tf.nest.flatten(x)[0]), BATCH):
             part = tf.nest.map_structure(lambda array, start=start: tf.constant(array[start : start + BATCH]), x)
             phi = below(part, training=False).numpy().astype(np.float64)
+            if not np.isfinite(phi).all():
+                first = start + int(np.argmin(np.isfinite(phi).all(axis=1)))
+                raise ValueError(f"the features of example {first} are not finite. Is there a NaN in x?")
             yield np.concatenate([phi, np.ones([len(phi), self.features - phi.shape[1]])], axis=1)
 
     def log_evidence(self, precision: float | None = None) -> float:
@@ -137,7 +153,13 @@ class LastLayerLaplace:
 
     @contextmanager
     def fixed(self, seed: int, number: int) -> Iterator[keras.Model]:
-        """Yield the model with the last layer of network `number`."""
+        """Yield the model with the last layer of network `number`.
+
+        Raises:
+          ValueError: the last layer has been trained since this posterior was made.
+        """
+        if not np.array_equal(self._weights(), self._mean):
+            raise ValueError(f"{self.model.name} was trained after its LastLayerLaplace was made. Make a new one.")
         z = stateless_normal(fold_in(network_seed(seed, number), 0), self._mean.shape).numpy().astype(np.float64)
         root = 1 / np.sqrt(self._values + self.precision)
         if self._right is None:
@@ -159,7 +181,8 @@ def _last_layer(model: keras.Model) -> keras.layers.Dense:
     if type(layer) is not keras.layers.Dense:
         raise ValueError(f"expected a last layer Dense, found {type(layer).__name__} {layer.name}. {advice}")
     if layer.activation is not keras.activations.linear:
-        raise ValueError(f"expected no activation in {layer.name}, found {layer.activation.__name__}. {advice}")
+        found = getattr(layer.activation, "__name__", layer.activation)
+        raise ValueError(f"expected no activation in {layer.name}, found {found}. {advice}")
     if len(layer.inbound_nodes) != 1 or len(layer.input.shape) != 2:
         raise ValueError(f"expected that {layer.name} is called once, with an input [N, D]. {advice}")
     if is_bayesian(model):

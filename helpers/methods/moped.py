@@ -22,15 +22,18 @@ def start_from_twin(model: keras.Model, twin: keras.Model, prior_scale: float = 
       delta: standard deviation of the posteriors at the start, relative to |w|, > 0.
 
     Raises:
-      ValueError: a scale is not positive, or the twin has no layer of a name, or one of another shape.
+      ValueError: a scale is not positive, or the twin has no layer of a name, or one of other weights.
     """
     if min(prior_scale, delta) <= 0:
         raise ValueError(f"prior_scale and delta must be positive, and are {prior_scale} and {delta}")
     for layer in (layer for layer in model.layers if layer.weights):
-        kernel, bias = (tf.convert_to_tensor(weight) for weight in twin.get_layer(layer.name).weights)
+        weights = twin.get_layer(layer.name).get_weights()
         if not hasattr(layer, "kernel_posterior"):
-            layer.set_weights([kernel, bias])
+            layer.set_weights(weights)
             continue
+        if len(weights) != 1 + (layer.bias_posterior is not None):
+            raise ValueError(f"{layer.name} has a bias and its twin has none, or the other way round")
+        kernel = tf.convert_to_tensor(weights[0])
         posterior = layer.kernel_posterior
         if posterior.event_shape != kernel.shape:
             raise ValueError(f"{layer.name} has weights {posterior.event_shape}, and its twin's are {kernel.shape}")
@@ -39,6 +42,7 @@ def start_from_twin(model: keras.Model, twin: keras.Model, prior_scale: float = 
         # The posterior of a weight that is exactly zero would otherwise have no width.
         scales = tf.maximum(delta * tf.abs(kernel), 1e-6)
         normal.scale.pretransformed_input.assign(tfp.math.softplus_inverse(scales))
-        layer.bias_posterior.distribution.loc.assign(bias)
+        if layer.bias_posterior is not None:
+            layer.bias_posterior.distribution.loc.assign(weights[1])
         prior = tfd.Normal(kernel, tf.constant(prior_scale, kernel.dtype))
         layer.kernel_prior = tfd.Independent(prior, posterior.reinterpreted_batch_ndims)

@@ -7,7 +7,7 @@ from typing import Any
 from helpers.inference import is_bayesian
 from helpers.inference.posterior import parts_of
 from helpers.layers.noise import fold_in, stateless_normal
-from helpers.methods.weights import assigned, network_seed
+from helpers.methods.weights import assigned, network_seed, refuse_constraints
 
 import numpy as np
 import tf_keras as keras
@@ -40,8 +40,8 @@ class SWAG:
       snapshots: the number of snapshots so far.
 
     Raises:
-      ValueError: the rank is 1 or negative, or the model has Bayesian layers, or batch normalisation that trains. Its
-        moving averages would belong to other weights than those that are drawn.
+      ValueError: the rank is 1 or negative, or the model has Bayesian layers, a constraint, or batch normalisation that
+        trains. Its moving averages would belong to other weights than those that are drawn.
     """
 
     members = None
@@ -59,6 +59,7 @@ class SWAG:
                 f"the moving averages of {batch_norms} belong to other weights than those that SWAG draws. "
                 "Use another normalisation, or set trainable = False for these layers before you collect."
             )
+        refuse_constraints(model.trainable_variables)
         self.model, self.rank, self.start, self.snapshots = model, rank, start, 0
         self._mean = self._squares = np.zeros(0)
         self._columns: list[np.ndarray] = []

@@ -1,5 +1,7 @@
 """Temperature scaling: one number, fitted on held-out data, that makes probabilities less or more confident."""
 
+from helpers.metrics.checks import distributions
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
@@ -13,8 +15,11 @@ def log_probabilities(p: ArrayLike) -> np.ndarray:
 
     The softmax of these logits is p, and at temperature T it is p^(1/T), normalised. So one temperature serves one
     network and a mean over draws (Ashukha et al. 2020, arXiv:2002.06470). A zero counts as 1.2e-38.
+
+    Raises:
+      ValueError: these are no probabilities, such as logits.
     """
-    p = np.asarray(p)
+    p = distributions(p, 3 if np.ndim(p) == 3 else 2)
     p = p.mean(axis=0, dtype=np.float64) if p.ndim == 3 else p
     return np.log(np.maximum(p, np.finfo(np.float32).tiny))
 
@@ -36,6 +41,7 @@ def best_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     logits, y = np.asarray(logits, np.float64), np.asarray(y)
     if logits.ndim != 2 or y.shape != logits.shape[:1] or not len(y) or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"expected logits [N, C] and integer labels [N], found {logits.shape} and {y.shape} {y.dtype}")
+    _refuse_probabilities(logits)
     if y.min() < 0 or y.max() >= logits.shape[1] or not np.isfinite(logits).all():
         raise ValueError("expected finite logits [N, C] and labels from 0 to C - 1. For draws, call log_probabilities.")
 
@@ -57,8 +63,18 @@ def best_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     return float(np.exp(brentq(slope, *limits, xtol=1e-10)))
 
 
+def _refuse_probabilities(logits: np.ndarray) -> None:
+    if logits.size and logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3):
+        raise ValueError("expected logits, found probabilities. Call log_probabilities first.")
+
+
 def rescale(logits: ArrayLike, temperature: float) -> np.ndarray:
-    """Return the probabilities softmax(logits / temperature), float64 [N, C]. The most probable class stays."""
+    """Return the probabilities softmax(logits / temperature), float64 [N, C]. The most probable class stays.
+
+    Raises:
+      ValueError: the temperature is not positive, or these are probabilities in place of logits.
+    """
     if not temperature > 0:
         raise ValueError(f"expected a temperature > 0, found {temperature}")
+    _refuse_probabilities(np.asarray(logits))
     return np.exp(log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1))

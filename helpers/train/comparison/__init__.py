@@ -10,8 +10,19 @@ training set are held out. They choose the setting of a method among its trials,
 test set is used for `scores` and `shift_scores` alone.
 """
 
-from helpers.train.comparison.methods import MEMBERS, METHODS, chosen
+from helpers.train.comparison.methods import MEMBERS, METHODS, chosen, tried
 from helpers.train.comparison.scores import held_out_scores, scores, shift_scores
 from helpers.train.comparison.task import TASKS, Task, make_task
 
-__all__ = ["MEMBERS", "METHODS", "TASKS", "Task", "chosen", "held_out_scores", "make_task", "scores", "shift_scores"]
+__all__ = [
+    "MEMBERS",
+    "METHODS",
+    "TASKS",
+    "Task",
+    "chosen",
+    "held_out_scores",
+    "make_task",
+    "scores",
+    "shift_scores",
+    "tried",
+]

@@ -97,8 +97,9 @@ def _ivon(task: Task, seed: int, settings: Settings, folder: Path | None) -> Pre
 
 def _dropout(task: Task, seed: int, settings: Settings, folder: Path | None) -> Predictor:
     setting = settings["dropout"]
-    model = network(task, seed, settings["deterministic"]["prior_scale"], setting["rate"])
-    _fit(task, model, seed, _adam(task, setting["learning_rate"]), "dropout", setting, folder)
+    base = settings["deterministic"]["prior_scale"]
+    model = network(task, seed, base, setting["rate"])
+    _fit(task, model, seed, _adam(task, setting["learning_rate"]), "dropout", {**setting, "prior_scale": base}, folder)
     return MCDropout(model)
 
 
@@ -173,13 +174,32 @@ def chosen(dataset: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
 
     Args:
       dataset: the name of a data set.
-      rows: the table of trials, with the columns dataset, method, trial and nll.
+      rows: the table of trials, with the columns dataset, method, trial and nll. Rows of failed trials are left out.
+
+    Raises:
+      ValueError: a row has the number of a trial that the method does not have.
     """
     best: dict[str, tuple[float, int]] = {}
     for row in rows:
-        if row["dataset"] == dataset:
+        if row["dataset"] == dataset and row.get("status", "done") == "done":
             result = float(row["nll"]), int(row["trial"])
             best[row["method"]] = min(result, best.get(row["method"], result))
     return {
-        name: method.settings(dataset)[best.get(name, (0.0, 0))[1]] for name, method in METHODS.items() if method.trials
+        name: tried(dataset, name, best.get(name, (0.0, 0))[1]) for name, method in METHODS.items() if method.trials
     }
+
+
+def tried(dataset: str, method: str, trial: int) -> dict[str, Any]:
+    """Return the setting of a trial.
+
+    Raises:
+      ValueError: there is no such method, or it has no such trial for this data set.
+    """
+    if method not in METHODS:
+        raise ValueError(f"expected a method of {', '.join(METHODS)}, found {method!r}")
+    settings = METHODS[method].settings(dataset)
+    if not 0 <= trial < len(settings):
+        raise ValueError(
+            f"{method} has {len(settings)} trials on {dataset}, counted from 0, and none of number {trial}"
+        )
+    return settings[trial]

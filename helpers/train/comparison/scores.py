@@ -45,6 +45,7 @@ def scores(predictor: Predictor, task: Task, seed: int = 0) -> dict[str, float]:
     doubt = metrics.predictive_entropy(draws)
     strangers = metrics.predictive_entropy(predict(predictor, task.strangers, task.draws, seed=seed))
     said = draws.argmax(axis=-1)
+    errors = np.mean(said != y)
     return {
         **metrics.summary(p, y),
         "adaptive_ece": metrics.adaptive_ece(p, y),
@@ -54,7 +55,7 @@ def scores(predictor: Predictor, task: Task, seed: int = 0) -> dict[str, float]:
         "ece_scaled": metrics.ece(scaled, y),
         "auroc": metrics.auroc(doubt, strangers),
         "fpr95": metrics.false_positive_rate(doubt, strangers),
-        "disagreement": float(np.mean(said[1:] != said[:-1]) / np.mean(said != y)) if len(said) > 1 else 0.0,
+        "disagreement": float(np.mean(said[1:] != said[:-1]) / errors) if len(said) > 1 and errors else 0.0,
     }
 
 

@@ -125,6 +125,7 @@ def test_the_trial_with_the_lowest_nll_is_chosen():
         {"dataset": "mnist", "method": "ivon", "trial": "3", "nll": "0.2"},
         {"dataset": "mnist", "method": "swag", "trial": "1", "nll": "0.1"},
         {"dataset": "cifar10", "method": "ivon", "trial": "1", "nll": "0.1"},
+        {"dataset": "mnist", "method": "dropout", "trial": "2", "nll": "", "status": "failed"},
     ]
     found = comparison.chosen("mnist", rows)
     trials = {name: method.trials for name, method in comparison.METHODS.items()}
@@ -134,6 +135,16 @@ def test_the_trial_with_the_lowest_nll_is_chosen():
     assert comparison.chosen("cifar10", rows)["ivon"] == deeper["ivon"][1] != trials["ivon"][1]
     assert {len(each) for each in trials.values()} == {0, 4}  # as many for each that has any
     assert len(deeper["ivon"]) == len(deeper["deterministic"]) == 3
+
+
+@pytest.mark.parametrize(
+    "method, trial, said",
+    [("ivon", 3, "ivon has 3 trials on cifar10, counted from 0, and none of number 3"), ("ensemble", 0, "has 0 trials"),
+     ("adam", 0, "expected a method of deterministic, flipout")],
+)  # fmt: skip
+def test_a_trial_that_a_method_does_not_have_is_named(method, trial, said):
+    with pytest.raises(ValueError, match=said):
+        comparison.tried("cifar10", method, trial)
 
 
 class Known:
