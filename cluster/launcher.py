@@ -26,7 +26,7 @@ LAUNCHERS = ("mpiexec", "aprun", "srun")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 _VERSION_SECONDS = 30  # limit for the launcher to print its version
 # Where mpiexec starts ranks by ssh, it waits for a host that has fallen silent until ssh ends, after a minute.
-_SSH = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
+SSH_OPTIONS = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 
 
 def name() -> str:
@@ -184,7 +184,7 @@ def environment() -> dict[str, str]:
         # Otherwise Open MPI's ranks listen on every interface for ranks on other hosts.
         added |= {"OMPI_MCA_btl": "^tcp", "OMPI_MCA_oob_tcp_if_include": "127.0.0.0/8"}
     else:
-        added["OMPI_MCA_plm_rsh_args"] = os.environ.get("OMPI_MCA_plm_rsh_args", _SSH)
+        added["OMPI_MCA_plm_rsh_args"] = os.environ.get("OMPI_MCA_plm_rsh_args", SSH_OPTIONS)
     if os.geteuid() == 0:
         # Root is usually the user of a container. Open MPI asks for this permission in two variables.
         added |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

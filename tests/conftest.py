@@ -10,6 +10,8 @@ os.environ["BNN_OFFLINE"] = "1"  # tests see the same stand-ins whether or not t
 os.environ.pop("BNN_DATA_DIR", None)
 # Ranks that wait leave their core to what another worker runs. Otherwise both take much longer.
 os.environ["OMPI_MCA_mpi_yield_when_idle"] = "1"
+# The workers of `make test` keep all cores busy, so a second thread of an operation would only wait for a core.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items):
@@ -36,13 +38,13 @@ def group(nodeid):
     """Return the name of a test's group. One worker runs the tests of a group, one after the other.
 
     Tests that start MPI ranks are one group, because two sets of ranks on the same cores wait for each other. Tests of
-    one kind of service share what they start. A notebook and its solutions share the models that they train. Any
-    other test is a group of its own.
+    one kind of service share what they start, and those of the exercises one process. A notebook and its solutions
+    share the models that they train. Any other test is a group of its own.
     """
     path, _, name = nodeid.partition("::")
     if re.match(r"tests/(ranks/|services/test_(slurm|balsam|hub))", path) or "on_ranks" in name:
         return "ranks"
-    if path.startswith("tests/services/"):
+    if path.startswith(("tests/services/", "tests/notebooks/test_exercises")):
         return path
     notebook = re.match(r"test_it_runs_in_its_quick_profile\[(\d\d)", name)
     return f"notebook {notebook[1]}" if notebook else nodeid

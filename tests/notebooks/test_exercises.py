@@ -270,27 +270,36 @@ ANSWERS = {
 }
 
 
-def feed(path, answers):
-    """What the checks of a notebook reply to {exercise: [expression]}."""
-    command = [sys.executable, "-m", "tests.support.exercises", str(path)]
+def feed(answers):
+    """What the checks of notebooks reply to {notebook: {exercise: [expression]}}, or the error that ended them."""
+    command = [sys.executable, "-m", "tests.support.exercises"]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "BNN_QUIET": "1"}, input=json.dumps(answers), capture_output=True,
-        text=True, timeout=280,
+        command, cwd=ROOT, env={**os.environ, "BNN_QUIET": "1"}, capture_output=True, text=True, timeout=850,
+        input=json.dumps({str(path): own for path, own in answers.items()}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return {int(number): said for number, said in json.loads(done.stdout).items()}
+    return json.loads(done.stdout)
+
+
+def answers_of(path):
+    """The right and the wrong answers. A text is an answer to no exercise, and must not end a check with an error."""
+    return {n: [*right, *wrong, "'I do not know'"] for n, (right, wrong) in ANSWERS.get(path.stem, {}).items()}
+
+
+@pytest.fixture(scope="module")
+def replies():
+    return feed({path: answers_of(path) for path in WITH_CHECKS})
 
 
 @each
-def test_checks_accept_right_answers_and_say_why_others_are_wrong(path):
-    given = ANSWERS.get(path.stem, {})
+@pytest.mark.timeout(900)
+def test_checks_accept_right_answers_and_say_why_others_are_wrong(path, replies):
+    given, answers, said = ANSWERS.get(path.stem, {}), answers_of(path), replies[str(path)]
     assert set(given) == set(exercises.checks(path)), "each check has answers in this file, and no others are there"
-    # A text is an answer to no exercise, and must not end a check with an error.
-    answers = {n: [*right, *wrong, "'I do not know'"] for n, (right, wrong) in given.items()}
-    said = feed(path, answers)
+    assert isinstance(said, dict), said[-3000:]
     for n, (right, wrong) in given.items():
         assert len(right) >= 1 and len(wrong) >= 3
-        for i, (expression, reply) in enumerate(zip(answers[n], said[n], strict=True)):
+        for i, (expression, reply) in enumerate(zip(answers[n], said[str(n)], strict=True)):
             if i < len(right):
                 assert reply.startswith("Right"), f"exercise {n} refuses {expression}: {reply}"
             else:
@@ -336,6 +345,6 @@ if answer_1 is not None:
     path = tmp_path / "own.ipynb"
     nbformat.write(v4.new_notebook(cells=cells), path)
     assert exercises.checks(path) == {1: check}
-    said = feed(path, {1: ["5", "3", "'text'", "math.pi**2"]})
-    assert said[1][:2] == ["Right.", "Not yet: 3"] and said[1][3] == "Right."
-    assert said[1][2].startswith("TypeError")
+    (said,) = feed({path: {1: ["5", "3", "'text'", "math.pi**2"]}}).values()
+    assert said["1"][:2] == ["Right.", "Not yet: 3"] and said["1"][3] == "Right."
+    assert said["1"][2].startswith("TypeError")

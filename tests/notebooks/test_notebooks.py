@@ -101,7 +101,8 @@ def test_the_figure_of_the_readme_is_that_of_notebook_00():
 
 def quick_name(path):
     """Return the name of a notebook's test case. tests/conftest.py groups those that start MPI ranks by it."""
-    return path.stem + "-on_ranks" * ("engines.start(" in path.read_text())
+    words = ("engines.start(", "launcher.command(", "cluster.scaling", '\\"mpiexec\\"')
+    return path.stem + "-on_ranks" * any(word in path.read_text() for word in words)
 
 
 @pytest.fixture(scope="session")

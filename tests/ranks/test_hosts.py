@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster import engines
+from cluster import engines, launcher
 from helpers import ROOT
 
 import pytest
@@ -35,7 +35,7 @@ if world.rank == 0:
 """
 ENGINES = """
 import json, sys
-from cluster import engines
+from cluster import engines, launcher
 
 def where():
     import socket
@@ -173,7 +173,9 @@ def test_training_ends_with_one_line_when_all_processes_of_a_host_are_killed(all
 
 def test_training_ends_with_one_line_when_a_host_falls_silent(allocation, tmp_path):
     """Packets get lost. ssh notices that the host does not answer, and mpiexec ends the ranks that are left."""
-    with training(allocation, tmp_path / "run") as (process, log):
+    sooner = launcher.SSH_OPTIONS.replace("=15", "=2")  # a minute otherwise, in which ssh asks four times
+    assert sooner != launcher.SSH_OPTIONS
+    with training(allocation, tmp_path / "run", OMPI_MCA_plm_rsh_args=sooner) as (process, log):
         subprocess.run(["ip", "-n", allocation[1].name, "link", "set", "eth0", "down"], check=True, timeout=20)
         status = process.wait(LIMIT)
         assert status != 0

@@ -1,18 +1,24 @@
-"""Feed answers to the self-checks of a notebook: `python -m tests.support.exercises NOTEBOOK < answers.json`.
+"""Feed answers to the self-checks of notebooks: `python -m tests.support.exercises < answers.json`.
 
 A notebook keeps the check of exercise N in a cell that is tagged `check`. The cell sets `answer_N = None` and defines
 `check_N(answer)`, which returns a text. Only the cells that the checks need are run, so that training for figures is
-left out. Answers are Python expressions, which may use the notebook's own names: {"2": ["700", "7 * 100"]}. The
-replies are printed as JSON: {"2": ["Right.", ...]}, and an error is a reply that begins with its name.
+left out. Answers are Python expressions, which may use the notebook's own names: {PATH: {"2": ["700", "7 * 100"]}}.
+The replies are printed as JSON: {PATH: {"2": ["Right.", ...]}}. An error in a check is a reply that begins with its
+name, and what ends a notebook stands in place of its replies.
+
+One process imports TensorFlow, which takes long, and a copy of it runs each notebook.
 """
 
 import ast
 import contextlib
 import json
 import linecache
+import os
 import re
 import symtable
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,11 +110,29 @@ def _reply(space: dict[str, Any], number: str, expression: str) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def in_a_copy(path: str, answers: dict[str, list[str]]) -> dict[str, list[str]] | str:
+    """Return the replies of a copy of this process, or the error that has ended it."""
+    with tempfile.TemporaryFile("w+") as file:
+        if not (child := os.fork()):
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    found: Any = replies(Path(path), answers)
+            except BaseException:
+                found = traceback.format_exc()
+            json.dump(found, file)
+            file.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        file.seek(0)
+        return json.loads(file.read() or '"the process was killed"')
+
+
 if __name__ == "__main__":
+    from helpers import keras2  # noqa: F401
+
     import matplotlib
+    import scipy.stats  # noqa: F401
+    import tensorflow_probability  # noqa: F401
 
     matplotlib.use("Agg")
-    given = json.load(sys.stdin)
-    with contextlib.redirect_stdout(sys.stderr):
-        said = replies(Path(sys.argv[1]), given)
-    print(json.dumps(said))
+    print(json.dumps({path: in_a_copy(path, answers) for path, answers in json.load(sys.stdin).items()}))

@@ -6,7 +6,8 @@ from cluster import allocation, launcher
 
 import pytest
 
-OF_JOBS = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "BNN_CPU_BIND", "OMP_NUM_THREADS")
+OF_JOBS = ("COBALT_", "PBS_", "SLURM_", "BNN_RANKS", "BNN_LAUNCHER", "BNN_CPU_BIND", "OMP_NUM_THREADS",
+           "TF_NUM_INTRAOP_THREADS")  # fmt: skip
 
 
 @pytest.fixture
