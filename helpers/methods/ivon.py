@@ -73,7 +73,7 @@ class IVON(keras.optimizers.Optimizer):
             raise ValueError("This IVON has the variables of another model. Make a new one for each model.")
         dtype = claim(var_list, self)
         if self.means:  # a further run counts its steps anew, and its first steps correct a momentum that starts at 0
-            self.momentum.assign(tf.zeros_like(self.momentum))
+            self.momentum.assign(tf.zeros_like(self.momentum))  # type: ignore[has-type]
             return
         super().build(var_list)
         self.means, size = self._no_dependency(list(var_list)), sum(math.prod(v.shape) for v in var_list)
