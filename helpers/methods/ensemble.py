@@ -37,10 +37,9 @@ class Ensemble:
             raise ValueError("expected at least one member, found none")
         if unknown := [type(m).__name__ for m in self._members if not isinstance(m, keras.Model | Posterior)]:
             raise TypeError(f"expected Keras models or posteriors, found {', '.join(unknown)}")
-        models = [getattr(member, "model", member) for member in self._members]
-        if len(set(map(id, models))) < len(models):
-            raise ValueError("two members have the same model, whose weights are those of its last training. "
-                             "Build a new model for each member.")  # fmt: skip
+        models = [id(m) for m in (getattr(each, "model", each) for each in self._members) if isinstance(m, keras.Model)]
+        if len(set(models)) < len(models):
+            raise ValueError("two members have the same model. Build and train a new model for each member.")
         sizes = [_networks(member) for member in self._members]
         finite = [size for size in sizes if size is not None]
         if 0 < len(finite) < len(sizes):

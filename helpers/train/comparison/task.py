@@ -96,9 +96,9 @@ def make_task(name: str, profile: str, folder: Path | str | None = None, epochs:
         epochs=epochs or plan.epochs[profile],
         batch_size=64,
         augment=plan.augment,
-        draws=10 if quick else 10 if photographs else 30,  # as many for each of five members
+        draws=10 if quick or photographs else 30,  # as many for each of five members
         corrupted=100 if quick else 500 if photographs else 1_000,
-        corrupted_draws=5 if quick else 5 if photographs else 15,
+        corrupted_draws=5 if quick or photographs else 15,
     )
 
 
