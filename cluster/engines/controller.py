@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ _RESPONSE_SECONDS = 10.0  # limit for the answer of all ranks to `responds`
 _POLL_SECONDS = 0.5  # between two checks of the processes
 _REPORT_SECONDS = 5.0  # that the launcher of a dead rank has to end and to print the reason
 _STOP_SECONDS = 30.0  # limit for ipyparallel to stop the processes
+_LOG_SECONDS = 5.0  # between two looks at the controller's log while it does not answer
+_PORT_TAKEN = "Address already in use"  # in that log
 
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -74,35 +76,23 @@ def start(engine_set: EngineSet, deadline: float) -> None:
     import ipyparallel
 
     limit = deadline - time.monotonic()
-    silent = logging.getLogger("cluster.engines")
-    silent.setLevel(logging.CRITICAL)
-    engine_set.cluster = cluster = ipyparallel.Cluster(
-        profile_dir=str(engine_set.folder),
-        cluster_id=uuid.uuid4().hex[:8],
-        parent=None,
-        log=silent,
-        shutdown_atexit=False,
-    )
-
-    def remaining() -> float:
-        return max(0.1, deadline - time.monotonic())
-
-    part = "The controller"
-    try:
-        _await(cluster.start_controller(), remaining())
-        info = _await(cluster.controller.get_connection_info(remaining()), remaining() + 1)
-        engine_set.client = ipyparallel.Client(
-            info["client"], cluster=cluster, profile_dir=str(engine_set.folder), timeout=remaining()
-        )
-        part = "The set of engines"
-        _await(cluster.start_engines(engine_set.n), remaining())
-        engine_set.client.wait_for_engines(engine_set.n, timeout=remaining(), interactive=False)
-        found = _ranks(engine_set, remaining())
-    except (OSError, RuntimeError, concurrent.futures.TimeoutError, ipyparallel.error.IPythonError) as error:
-        raise EngineError(
-            f"{part} did not start: {error}\nIf the limit of {limit:.0f} seconds was too short for a busy machine, try "
-            f"engines.start(timeout={2 * limit:.0f}). {_end_of_log(cluster.engine_set or cluster.controller)}"
-        ) from error
+    while True:
+        try:
+            found = _start_processes(engine_set, deadline)
+            break
+        except (OSError, RuntimeError, concurrent.futures.TimeoutError, ipyparallel.error.IPythonError) as error:
+            # ipyparallel chooses free ports before it opens them, and another program can open one in between.
+            if _port_taken(engine_set) and time.monotonic() < deadline:
+                _stop_processes(engine_set)
+                continue
+            cluster = engine_set.cluster
+            part = "The set of engines" if cluster.engine_set else "The controller"
+            late = isinstance(error, (TimeoutError, concurrent.futures.TimeoutError))
+            raise EngineError(
+                f"{part} did not start: {f'no answer in {limit:.0f} seconds' if late else error}\nIf the limit of "
+                f"{limit:.0f} seconds was too short for a busy machine, try engines.start(timeout={2 * limit:.0f}). "
+                f"{_end_of_log(cluster.engine_set or cluster.controller)}"
+            ) from error
     if found != [(rank, engine_set.n) for rank in range(engine_set.n)]:
         raise EngineError(
             f"The engines should be ranks 0 to {engine_set.n - 1} of {engine_set.n}, but their (rank, size) are "
@@ -110,6 +100,59 @@ def start(engine_set: EngineSet, deadline: float) -> None:
             "Rebuild mpi4py, or set BNN_LAUNCHER."
         )
     threading.Thread(target=_watch, args=(engine_set,), daemon=True, name="engines-watch").start()
+
+
+def _start_processes(engine_set: EngineSet, deadline: float) -> list[tuple[int, int]]:
+    """Start the controller, the client and the engines. Returns each engine's MPI rank and number of ranks.
+
+    Raises:
+      OSError, RuntimeError, TimeoutError or an error of ipyparallel: a process failed or did not answer in time.
+    """
+    import ipyparallel
+
+    silent, folder = logging.getLogger("cluster.engines"), str(engine_set.folder)
+    silent.setLevel(logging.CRITICAL)
+    engine_set.cluster = cluster = ipyparallel.Cluster(
+        profile_dir=folder, cluster_id=uuid.uuid4().hex[:8], parent=None, log=silent, shutdown_atexit=False
+    )
+
+    def remaining() -> float:
+        return max(0.1, deadline - time.monotonic())
+
+    def answer(ask: Callable[[float], Any]) -> Any:
+        """Return what `ask(seconds)` returns, which is asked again while the processes can still answer."""
+        while True:
+            seconds = min(_LOG_SECONDS, remaining())
+            try:
+                return ask(seconds)
+            except TimeoutError:
+                if seconds < _LOG_SECONDS or _port_taken(engine_set):
+                    raise
+                if not cluster.controller.running:
+                    raise OSError("the controller's process has ended") from None
+
+    _await(cluster.start_controller(), remaining())
+    info = _await(cluster.controller.get_connection_info(remaining()), remaining() + 1)
+
+    def connect(seconds: float) -> "ipyparallel.Client":
+        return ipyparallel.Client(info["client"], cluster=cluster, profile_dir=folder, timeout=seconds)
+
+    engine_set.client = answer(connect)
+    _await(cluster.start_engines(engine_set.n), remaining())
+    answer(lambda seconds: engine_set.client.wait_for_engines(engine_set.n, timeout=seconds, interactive=False))
+    found = answer(lambda seconds: _ranks(engine_set, seconds))
+    if _port_taken(engine_set):
+        raise OSError(_PORT_TAKEN)  # one of the controller's queues is missing
+    return found
+
+
+def _port_taken(engine_set: EngineSet) -> bool:
+    """Return whether the controller's log says so."""
+    process = engine_set.cluster.controller
+    if process and process.running:
+        # `get_output` would remember what it reads now, and later not see any more.
+        return _PORT_TAKEN in Path(process.output_file).read_text(errors="replace")
+    return bool(process) and _PORT_TAKEN in process.get_output()
 
 
 def responds(engine_set: EngineSet) -> bool:
@@ -125,9 +168,8 @@ def stop(engine_set: EngineSet) -> None:
     engine_set.gone.set()
     engine_set.stopping.set()
     with engine_set.stop_lock:
-        if engine_set.client:
-            engine_set.client.close(linger=0)
         _stop_processes(engine_set)
+        shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
 def _ranks(engine_set: EngineSet, seconds: float) -> list[tuple[int, int]]:
@@ -169,14 +211,16 @@ def _watch(engine_set: EngineSet) -> None:
             notice = {"content": {"id": number, "uuid": engine_set.client._engines[number]}}
             engine_set.client._io_loop.add_callback(engine_set.client._unregister_engine, notice)
         _stop_processes(engine_set)
+        shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
 def _stop_processes(engine_set: EngineSet) -> None:
-    """Stop controller and engines if they run, and remove the folder."""
+    """Close the client, and stop the controller and the engines if they run."""
+    if engine_set.client:
+        engine_set.client.close(linger=0)
     if engine_set.cluster:
         with contextlib.suppress(Exception):
             _await(engine_set.cluster.stop_cluster(), _STOP_SECONDS)
-    shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
 def _end_of_log(process: "BaseLauncher | None", lines: int = 12) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -130,7 +131,7 @@ def test_a_dead_controller_and_a_silent_rank_end_the_waiting_call(tmp_path, monk
     [
         ("ipcontroller_config.py", "raise SystemExit('no luck today')", 60, "Controller stopped"),
         ("ipengine_config.py", "raise SystemExit('no luck today')", 60, "Engine set stopped"),
-        ("ipengine_config.py", "import time; time.sleep(300)", 15, "not ready in"),
+        ("ipengine_config.py", "import time; time.sleep(300)", 15, "no answer in 15 seconds"),
     ],
 )
 def test_a_start_that_fails_says_why(tmp_path, file, line, timeout, said):
@@ -139,6 +140,28 @@ def test_a_start_that_fails_says_why(tmp_path, file, line, timeout, said):
         engines.start(1, timeout=timeout, profile_dir=profile)
     assert "SystemExit" not in line or "no luck today" in str(failure.value)
     assert f"engines.start(timeout={2 * timeout})" in str(failure.value)
+
+
+@pytest.mark.parametrize("place", ["registration", "hb_ping", "iopub", "mux"])
+def test_a_port_that_another_program_has_taken_is_replaced_by_another(tmp_path, place):
+    # The first controller has one of its ports taken: that of its hub, of the heartbeat, of the printed output or of
+    # the queue for single engines. A start without a second controller would wait, or leave out what that port serves.
+    channels = ("registration", "control", "mux", "task", "iopub", "hb_ping", "hb_pong")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((launcher.address(), 0))) for _ in channels]
+        ports = [taken.getsockname()[1] for taken in sockets]
+        for name, free in zip(channels, sockets, strict=True):
+            if name != place:
+                free.close()
+        tried = tmp_path / "tried"
+        line = (
+            f"import pathlib\ntried = pathlib.Path({str(tried)!r})\n"
+            f"if not tried.exists(): c.IPController.engine_ports = {ports}\ntried.open('a').write('again ')"
+        )
+        profile = altered_profile(tmp_path / "profile", "ipcontroller_config.py", line)
+        ranks = engines.start(2, profile_dir=profile)
+        assert ranks.apply_sync(lambda: 7) == [7, 7]
+    assert tried.read_text() == "again again "
 
 
 def test_a_start_without_launcher_folder_or_profile_says_what_to_do(tmp_path, monkeypatch):
