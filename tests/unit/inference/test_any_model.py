@@ -171,7 +171,7 @@ def check(make, x):
 
 @pytest.mark.slow
 @settings(
-    max_examples=int(os.environ.get("BNN_EXAMPLES", 6)), deadline=None, database=None,
+    max_examples=int(os.environ.get("BNN_EXAMPLES", 3)), deadline=None, database=None,
     suppress_health_check=list(HealthCheck), derandomize="BNN_EXAMPLES" not in os.environ,
 )  # fmt: skip
 @given(models())

@@ -1,4 +1,4 @@
-"""The training command with 200 sets of flags, drawn at random: it trains, or says in one line what is wrong."""
+"""The training command with sets of flags, drawn at random: it trains, or says in one line what is wrong."""
 
 import contextlib
 import io
