@@ -211,7 +211,7 @@ def _take(folder: Path, wait: float) -> int:
         if busy and time.monotonic() >= end:
             raise BlockingIOError(
                 f"{folder} is in use by a run that has not ended ({holder or 'another process'}): "
-                "wait for its end, or give another folder"
+                "wait for its end, or give another folder, which for a notebook is BNN_RUNS_DIR"
             )
         time.sleep(PAUSE_SECONDS)
 

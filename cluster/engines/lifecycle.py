@@ -84,9 +84,10 @@ def start(n: int | None = None, timeout: float = 60, profile_dir: Path | str = P
         holds the end of their log. No process is left running.
     """
     global _current
-    n = int(os.environ.get("BNN_RANKS", 2)) if n is None else n
+    asked = os.environ.get("BNN_RANKS", "2") if n is None else n
+    n = int(asked) if str(asked).isdecimal() else 0
     if n < 1:
-        raise ValueError(f"engines.start needs 1 rank or more, not {n}")
+        raise ValueError(f"engines.start needs a whole number of ranks, 1 or more, not {asked!r}")
     if _current and _current.engine_set.n == n and controller.responds(_current.engine_set):
         return _current
     stop()

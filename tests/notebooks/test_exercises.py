@@ -244,11 +244,11 @@ ANSWERS = {
     "10_batch_jobs": {
         1: (
             ["(128, 8, 16)", "['128', '8', '16']", "(16 * 8, 8, 128 / 8)"],
-            ["(128, 16, 8)", "(8, 8, 16)", "(128, 8, 8)", "(16, 8, 128)", "(256, 8, 16)", "128"],
+            ["(128, 16, 8)", "(128.9, 8.5, 16.7)", "(8, 8, 16)", "(128, 8, 8)", "(16, 8, 128)", "(256, 8, 16)", "128"],
         ),
         2: (
             ["(8, 11)", "[8.0, 11.0]", "('8', '11')"],
-            ["(11, 8)", "(7, 11)", "(8, 12)", "(8, 8)", "(8, 9)", "8", "(8, None)"],
+            ["(11, 8)", "(8.9, 11.4)", "(7, 11)", "(8, 12)", "(8, 8)", "(8, 9)", "8", "(8, None)"],
         ),
         3: (
             ["(128, 0.002)", "('128', '2e-3')", "[2 * 64, 2 * 0.001]"],
@@ -281,9 +281,14 @@ def feed(answers):
     return json.loads(done.stdout)
 
 
+# Answers to no exercise, which must not end a check with an error either.
+NONSENSE = ["'I do not know'", "float('nan')", "float('inf')", "1e308", "[]", "{}", "object()"]
+NONSENSE += [f"({value},) * {n}" for value in ("float('nan')", "float('inf')", "None") for n in (1, 2, 3)]
+
+
 def answers_of(path):
-    """The right and the wrong answers. A text is an answer to no exercise, and must not end a check with an error."""
-    return {n: [*right, *wrong, "'I do not know'"] for n, (right, wrong) in ANSWERS.get(path.stem, {}).items()}
+    """The right and the wrong answers, and nonsense."""
+    return {n: [*right, *wrong, *NONSENSE] for n, (right, wrong) in ANSWERS.get(path.stem, {}).items()}
 
 
 @pytest.fixture(scope="module")
