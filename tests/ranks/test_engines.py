@@ -81,8 +81,9 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("BNN_LAUNCHER", "ssh")
     with pytest.raises(ValueError, match="BNN_LAUNCHER is 'ssh'"):
         engines.missing()
-    with pytest.raises(ValueError, match="1 rank or more"):
-        engines.start(0)
+    for number in (0, -1, 2.5, "three"):
+        with pytest.raises(ValueError, match=f"a whole number of ranks, 1 or more, not {number!r}"):
+            engines.start(number)
 
 
 def test_without_ranks_the_rest_of_a_notebook_does_nothing(monkeypatch):
