@@ -27,10 +27,9 @@ def whole(name: str, value: float | None, default: int, least: int = 1) -> int:
       least: the smallest number with which the notebook works.
 
     Raises:
-      ValueError: `value` is no whole number, or smaller than `least`.
+      ValueError: the number is no whole one, or smaller than `least`.
     """
-    if value is None:
-        return default
+    value = default if value is None else value
     if not isinstance(value, Real) or isinstance(value, bool) or not value >= least or value != value // 1:
         raise ValueError(f"{name} is {value!r}, but this notebook needs a whole number of at least {least}")
     return int(value)

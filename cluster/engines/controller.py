@@ -83,7 +83,7 @@ def start(engine_set: EngineSet, deadline: float) -> None:
         except (OSError, RuntimeError, concurrent.futures.TimeoutError, ipyparallel.error.IPythonError) as error:
             # ipyparallel chooses free ports before it opens them, and another program can open one in between.
             if _port_taken(engine_set) and time.monotonic() < deadline:
-                _stop_processes(engine_set)
+                _close(engine_set)
                 continue
             cluster = engine_set.cluster
             part = "The set of engines" if cluster.engine_set else "The controller"
@@ -168,7 +168,7 @@ def stop(engine_set: EngineSet) -> None:
     engine_set.gone.set()
     engine_set.stopping.set()
     with engine_set.stop_lock:
-        _stop_processes(engine_set)
+        _close(engine_set)
         shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
@@ -214,10 +214,15 @@ def _watch(engine_set: EngineSet) -> None:
         shutil.rmtree(engine_set.folder, ignore_errors=True)
 
 
-def _stop_processes(engine_set: EngineSet) -> None:
-    """Close the client, and stop the controller and the engines if they run."""
+def _close(engine_set: EngineSet) -> None:
+    """Close the client, if there is one, and stop the processes."""
     if engine_set.client:
         engine_set.client.close(linger=0)
+    _stop_processes(engine_set)
+
+
+def _stop_processes(engine_set: EngineSet) -> None:
+    """Stop the controller and the engines if they run. The client stays, because a cell may wait for its answer."""
     if engine_set.cluster:
         with contextlib.suppress(Exception):
             _await(engine_set.cluster.stop_cluster(), _STOP_SECONDS)

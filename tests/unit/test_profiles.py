@@ -9,9 +9,7 @@ import pytest
 def test_a_parameter_counts_more_than_the_profile():
     assert profiles.is_quick("quick") and not profiles.is_quick("full")
     assert profiles.whole("epochs", None, 3) == 3
-    assert (
-        profiles.whole("epochs", 7, 3) == profiles.whole("epochs", 7.0, 3) == profiles.whole("epochs", np.int64(7), 3)
-    )
+    assert {profiles.whole("epochs", value, 3) for value in (7, 7.0, np.int64(7))} == {7}
     assert profiles.whole("seed", 0, 3, least=0) == 0
 
 
@@ -25,3 +23,8 @@ def test_an_unknown_profile_is_refused(profile):
 def test_a_size_that_cannot_be_is_refused_by_its_name(value):
     with pytest.raises(ValueError, match="num_seeds is .* a whole number of at least 2"):
         profiles.whole("num_seeds", value, 3, least=2)
+
+
+def test_a_default_that_the_environment_gives_is_checked_too():
+    with pytest.raises(ValueError, match="ranks is 1, .* at least 2"):
+        profiles.whole("ranks", None, 1, least=2)
